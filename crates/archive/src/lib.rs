@@ -1,0 +1,1 @@
+//! The checkpoint tar: layout, written once, read by seeking, verified.

@@ -1,0 +1,2 @@
+//! The `cryopod` binary.
+fn main() {}

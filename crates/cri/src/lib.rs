@@ -1,0 +1,1 @@
+//! CRI v1: messages, client and service traits.

@@ -1,0 +1,1 @@
+//! The kubelet's HTTPS side: routes, authentication, authorization, TLS.

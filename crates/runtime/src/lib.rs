@@ -1,0 +1,1 @@
+//! Containers: bundle, root filesystem, namespaces, mounts, cgroups, shim, lifecycle.

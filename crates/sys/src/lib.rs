@@ -1,0 +1,1 @@
+//! The kernel: system calls, ioctls, ptrace requests and netlink dumps.

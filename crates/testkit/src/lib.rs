@@ -1,0 +1,1 @@
+//! Development only: victim programs, kernel probes.
