@@ -1,1 +1,21 @@
 //! Dump and restore of a process tree.
+//!
+//! A stopped thread is made to run system calls chosen by the engine ([`inject`]); the same
+//! mechanism serves dump and restore. Everything here is blocking and single-threaded: ptrace
+//! belongs to one thread. One module holds one kind of kernel object, with how it is seen, what is
+//! stored (CRIU's messages) and how it is made again, side by side.
+//!
+//! Relies on Linux >= 6.7, x86_64.
+
+pub mod dump;
+pub mod error;
+
+pub mod proc;
+pub mod restore;
+
+pub mod store;
+
+pub use dump::{DumpOptions, DumpReport, dump};
+pub use error::{DumpError, Refusal, RestoreError};
+pub use restore::{RestoreOptions, RestoreRoot, Restored, restore};
+pub use store::{DirectorySink, DirectorySource, ImageSink, ImageSource, Pages};
