@@ -6,10 +6,13 @@
 //! itself; what it lacks is here.
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel directly")]
 
+pub mod mount;
+pub mod namespace;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod signal;
+pub mod spawn;
 pub mod wait;
 
 use std::io;
