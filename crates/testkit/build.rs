@@ -1,7 +1,7 @@
 //! Makes one executable of each `victims/NAME.c`, in `OUT_DIR/victims/NAME`.
 //!
-//! A source may say in its first lines `// cflags: ...` (given to the compiler last) and `// variants: static` (a second
-//! executable `NAME_static`). An executable that is newer than its source and the header is kept.
+//! A source may say in its first lines `// cflags: ...` (given to the compiler last) and `// variants: static full`
+//! (further executables `NAME_static`, linked so, and `NAME_full`, with `FULL` true: what criu loses of the object as well). An executable that is newer than its source and the header is kept.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -52,10 +52,13 @@ fn main() {
             names.push(name);
         };
         for variant in field("// variants:") {
-            assert_eq!(variant, "static", "{}: the only variant is static", source.display());
-            let mut flags = flags.clone();
-            flags.push("-static".to_owned());
-            add(format!("{name}_static"), flags);
+            let flag = match variant.as_str() {
+                "static" => "-static",
+                "full" => "-DFULL=1",
+                other => panic!("{}: {other} is no variant", source.display()),
+            };
+            let flags = flags.iter().cloned().chain([flag.to_owned()]).collect();
+            add(format!("{name}_{variant}"), flags);
         }
         add(name, flags);
     }

@@ -1,2 +1,98 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on both")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod coverage;
+mod criu;
+mod judge;
+mod report;
+mod sid;
+
+/// Development tasks of Cryopod. All need root.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Proves the victim programs with stock criu in the Debian sid tree: criu dumps, ends and restores each, and the
+    /// victim judges.
+    Judge {
+        /// Only these victims.
+        victims: Vec<String>,
+        /// Tries also those that criu is known not to carry.
+        #[arg(long)]
+        all: bool,
+        /// Keeps the folders of those that fail, and says where.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Prints what the engine carries, kind by kind: dump, restore, to criu, from criu.
+    Coverage {
+        /// Only these victims.
+        victims: Vec<String>,
+        /// The engine's program with `dump --pid P --images DIR [--leave-running]` and `restore --images DIR`. By default
+        /// the example `engine` of the engine crate, built first.
+        #[arg(long, env = "CRYOPOD_ENGINE")]
+        engine: Option<PathBuf>,
+        /// Only the columns that need no criu.
+        #[arg(long)]
+        alone: bool,
+        /// Keeps the folders of those that fail, and says where.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Everything that needs the sid tree: judge, then coverage. Makes the tree first; without the script that makes it,
+    /// says so and counts the suites as skipped, or fails when CI=true.
+    E2e,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let all_well = match task {
+        Task::Judge { victims, all, keep } => {
+            let sid = sid::Sid::find()?;
+            judge::judge(&sid, &judge::Choice { victims, all, keep })?
+        }
+        Task::Coverage { victims, engine, alone, keep } => {
+            let sid = if alone { None } else { Some(sid::Sid::find()?) };
+            coverage::coverage(sid.as_ref(), &coverage::Choice { victims, engine, keep })?
+        }
+        Task::E2e => e2e()?,
+    };
+    Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn e2e() -> Result<bool> {
+    let sid = match sid::Sid::find() {
+        Ok(sid) => sid,
+        Err(error) if std::env::var("CI").is_ok_and(|ci| ci == "true") => return Err(error),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            println!("SKIPPED 2 suites: judge, coverage (no sid tree)");
+            return Ok(true);
+        }
+    };
+    let choice = judge::Choice { victims: Vec::new(), all: false, keep: false };
+    let judged = judge::judge(&sid, &choice)?;
+    let choice = coverage::Choice { victims: Vec::new(), engine: None, keep: false };
+    let covered = coverage::coverage(Some(&sid), &choice)?;
+    Ok(judged && covered)
+}

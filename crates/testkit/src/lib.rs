@@ -11,4 +11,4 @@ mod catalogue;
 mod run;
 
 pub use catalogue::{Criu, Fate, Need, Victim, victim, victims};
-pub use run::{Running, Verdict, VictimError, Workplace};
+pub use run::{Running, Verdict, VictimError, Workplace, isolate};

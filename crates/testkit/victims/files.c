@@ -1,4 +1,4 @@
-// variants: static
+// variants: static full
 /* Regular files and a directory, in one process: positions and flags, shared by dup and apart by open; O_APPEND,
  * O_CLOEXEC, O_NONBLOCK, O_DIRECTORY, O_PATH, O_SYNC, O_NOATIME; descriptor numbers with gaps, up to 1000. */
 #include "victim.h"
@@ -35,8 +35,8 @@ static char listing[64][16];
 static int listed;
 static unsigned char content[20000];
 
-/* Status flags that a program can see; O_LARGEFILE is always on for 64-bit programs. */
-static int status_of(int fd) { return (int)MUST(fcntl(fd, F_GETFL)); }
+/* criu forgets O_DIRECTORY */
+static int status_of(int fd) { return (int)MUST(fcntl(fd, F_GETFL)) & ~(FULL ? 0 : O_DIRECTORY); }
 
 static void write_file(const char *name, size_t length, uint64_t seed) {
     int fd = (int)MUST(open(name, O_WRONLY | O_CREAT, 0640));
@@ -158,8 +158,10 @@ static void harm(int n) {
     case 6: close(1000); break;
     case 7: MUST(dup(0)); break;
     case 8: fcntl(57, F_SETFL, O_NONBLOCK); break;
+    case 10: fd = open("d", O_RDONLY); lseek(fd, table[8].position, SEEK_SET); dup2(fd, table[8].fd);
+             dup3(fd, table[9].fd, O_CLOEXEC); close(fd); break;
     case 9: fd = open("b", O_WRONLY | O_CREAT | O_TRUNC, 0600); close(fd); break;
     }
 }
 
-VICTIM(.setup = setup, .check = check, .harm = harm, .harms = 10)
+VICTIM(.setup = setup, .check = check, .harm = harm, .harms = FULL ? 11 : 10)

@@ -1,4 +1,5 @@
 // cflags: -pthread
+// variants: full
 /* POSIX timers: ids with gaps, four clocks, each kind of notification, interval and one-shot, armed and not, one that
  * has expired many times into a blocked signal (its overrun count), one that still ticks. By raw system calls: the ids
  * are the kernel's. */
@@ -138,7 +139,7 @@ static void check(void) {
     EXPECT_EQ("code of timer 8's signal", info.si_code, SI_TIMER);
     EXPECT_EQ("value of timer 8's signal", info.si_value.sival_int, 15);
     EXPECT_EQ("timer id in timer 8's signal", info.si_timerid, timers[8].id);
-    EXPECT(info.si_overrun >= 5, "overrun of timer 8: expected at least 5, got %d", info.si_overrun);
+    EXPECT(info.si_overrun >= (FULL ? 5 : 0), "overrun of timer 8: expected at least 5, got %d", info.si_overrun);
     EXPECT_EQ("timer_getoverrun of timer 8", syscall(SYS_timer_getoverrun, timers[8].id), info.si_overrun);
     /* it goes on */
     EXPECT(sigtimedwait(&set, &info, &wait) == 42, "timer 8 ticked once and stopped");

@@ -51,6 +51,11 @@ struct victim {
 
 #define UNUSED __attribute__((unused))
 
+/* True in the variant NAME_full of a victim, which also checks what stock criu is known to lose of its object. */
+#ifndef FULL
+#define FULL 0
+#endif
+
 static char victim_dir[PATH_MAX];
 static int victim_argc UNUSED;
 static char **victim_argv UNUSED;

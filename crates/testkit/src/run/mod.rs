@@ -223,6 +223,25 @@ impl Workplace {
     }
 }
 
+/// Makes `command` start in a session of its own and without any descriptor but 0, 1 and 2: what a tool or shell above
+/// leaked would end in the images.
+pub fn isolate(command: &mut Command) {
+    // SAFETY: both calls are async-signal-safe (signal-safety(7)), take integers only, and touch only the child.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::setsid() == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            // marked, not closed: std reports a failing exec through one of them
+            let all = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+            if libc::close_range(3, libc::c_uint::MAX, all) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
 fn is_gone(pid: u32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])),
@@ -253,20 +272,7 @@ impl Running {
         let mut command = Command::new(place.executable());
         command.args(arguments).current_dir(place.work()).env_clear();
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        // SAFETY: both calls are async-signal-safe (signal-safety(7)), take integers only, and touch only the child.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::setsid() == -1 {
-                    return Err(io::Error::last_os_error());
-                }
-                // marked, not closed: std reports a failing exec through one of them
-                let all = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
-                if libc::close_range(3, libc::c_uint::MAX, all) == -1 {
-                    return Err(io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
+        isolate(&mut command);
         // a child that another thread forks while the copy is written holds it open until its own exec (ETXTBSY)
         let mut tries = 0;
         let child = loop {
