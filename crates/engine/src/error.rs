@@ -46,6 +46,14 @@ pub enum DumpError {
         /// Its pid.
         pid: i32,
     },
+    /// A thread could not be stopped.
+    #[error("thread {tid} of process {pid} does not stop: it is in uninterruptible sleep")]
+    Stuck {
+        /// Its process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+    },
     /// The tree kept changing while it was being stopped.
     #[error("the process tree of {pid} did not hold still in {rounds} rounds")]
     Restless {

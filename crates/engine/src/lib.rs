@@ -7,13 +7,20 @@
 //!
 //! Relies on Linux >= 6.7, x86_64.
 
+pub mod areas;
+pub mod credentials;
 pub mod dump;
 pub mod error;
-
+pub mod files;
+pub mod inject;
+pub mod memory;
 pub mod proc;
+pub mod registers;
 pub mod restore;
-
+pub mod seize;
+pub mod signals;
 pub mod store;
+pub mod timers;
 
 pub use dump::{DumpOptions, DumpReport, dump};
 pub use error::{DumpError, Refusal, RestoreError};

@@ -1,0 +1,248 @@
+//! Dump of a process tree: the order of the work.
+//!
+//! Frozen: every thread is stopped, then each task is asked for its state and its memory copied.
+//! Then all are let go. The images that are small are written after the thaw.
+
+mod namespaces;
+mod task;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cryopod_images::{Image, Writer, msg};
+use prost::Message;
+
+use crate::error::DumpError;
+use crate::files::Collector;
+use crate::proc::status;
+use crate::seize::Tree;
+use crate::store::ImageSink;
+
+/// What to dump, and how.
+#[derive(Debug, Clone, Default)]
+pub struct DumpOptions {
+    /// Host pid of the tree's first process.
+    pub pid: i32,
+    /// `cgroup.procs` files of the container (any hierarchy): their processes are stopped too, and
+    /// left out of the image when they do not descend from `pid` (ExecSync, probes).
+    pub cgroup_procs: Vec<PathBuf>,
+    /// Pipes whose other end is outside the tree, as `pipe:[INODE]`: the container's stdio. They
+    /// are recorded by that name and given anew at restore. Any other such pipe is refused.
+    pub external_pipes: Vec<String>,
+    /// Let the tree run on afterwards; otherwise it is killed inside the freeze.
+    pub leave_running: bool,
+    /// Set by the caller to give up; looked at between steps.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default)]
+pub struct DumpReport {
+    /// How long the tree stood still, from the first stop to the last release.
+    pub freeze: Duration,
+    /// Tasks and threads in the image.
+    pub tasks: usize,
+    /// Threads in the image.
+    pub threads: usize,
+    /// Pages looked at.
+    pub pages_scanned: u64,
+    /// Pages stored.
+    pub pages_written: u64,
+    /// Interrupted system calls that are answered with EINTR after restore.
+    pub interrupted_calls: usize,
+    /// Processes that were stopped with the container and left out: pid and name.
+    pub left_out: Vec<(i32, String)>,
+    /// How memory was copied, and why.
+    pub memory_method: &'static str,
+}
+
+/// Images kept back until the tree runs again.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    images: Vec<(String, Vec<u8>)>,
+}
+
+impl Pending {
+    /// Keeps a whole image.
+    pub(crate) fn add(&mut self, image: Image, id: u64, bytes: Vec<u8>) {
+        self.images.push((image.file_name(id), bytes));
+    }
+
+    /// Keeps an image of one record.
+    pub(crate) fn one<M: Message>(
+        &mut self,
+        image: Image,
+        id: u64,
+        message: &M,
+    ) -> Result<(), DumpError> {
+        self.many(image, id, std::slice::from_ref(message))
+    }
+
+    /// Keeps an image of several records.
+    pub(crate) fn many<M: Message>(
+        &mut self,
+        image: Image,
+        id: u64,
+        messages: &[M],
+    ) -> Result<(), DumpError> {
+        let mut writer = Writer::new(image);
+        for message in messages {
+            writer.record(message).map_err(|e| DumpError::Sink {
+                name: image.file_name(id),
+                source: std::io::Error::other(e),
+            })?;
+        }
+        self.add(image, id, writer.finish());
+        Ok(())
+    }
+
+    fn write(self, sink: &mut dyn ImageSink) -> Result<(), DumpError> {
+        for (name, bytes) in self.images {
+            sink.put(&name, &bytes).map_err(|source| DumpError::Sink { name, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Pids as the container sees them.
+#[derive(Debug, Default)]
+pub(crate) struct Inside {
+    ids: HashMap<i32, i32>,
+}
+
+impl Inside {
+    fn read(tree: &Tree) -> Result<Self, DumpError> {
+        let mut ids = HashMap::new();
+        let mut levels = None;
+        for task in &tree.tasks {
+            let tids: Vec<i32> = if task.zombie {
+                vec![task.pid]
+            } else {
+                task.threads.iter().map(|t| t.tid).collect()
+            };
+            for tid in tids {
+                let status = status::of(task.pid, tid)?;
+                let depth = status.ns_pid.len();
+                if *levels.get_or_insert(depth) != depth {
+                    return Err(DumpError::Refused(crate::Refusal {
+                        pid: task.pid,
+                        comm: status.name,
+                        resource: "a pid namespace of its own inside the container".into(),
+                        way_out: "containers within the container cannot be checkpointed",
+                    }));
+                }
+                ids.insert(tid, status.ns_pid.last().copied().unwrap_or(tid));
+            }
+        }
+        Ok(Self { ids })
+    }
+
+    /// The id inside; 0 for one that is not in the tree.
+    pub(crate) fn of(&self, host: i32) -> i32 {
+        self.ids.get(&host).copied().unwrap_or(0)
+    }
+}
+
+fn check(cancel: &AtomicBool) -> Result<(), DumpError> {
+    if cancel.load(Ordering::Relaxed) { Err(DumpError::Cancelled) } else { Ok(()) }
+}
+
+/// Dumps the tree into `sink`. `while_frozen` is called once inside the freeze for what must be of
+/// the same instant (the root filesystem's changes).
+///
+/// # Errors
+/// See [`DumpError`]; on every path the tree runs on as before.
+pub fn dump(
+    options: &DumpOptions,
+    sink: &mut dyn ImageSink,
+    while_frozen: &mut dyn FnMut() -> std::io::Result<()>,
+) -> Result<DumpReport, DumpError> {
+    check(&options.cancel)?;
+    let begin = Instant::now();
+    let mut tree = Tree::seize(options.pid, &options.cgroup_procs)?;
+    let seized = begin.elapsed();
+    let mut report = DumpReport {
+        tasks: tree.tasks.len(),
+        threads: tree.tasks.iter().map(|t| t.threads.len()).sum(),
+        memory_method: "copied while frozen",
+        ..DumpReport::default()
+    };
+    for task in &tree.outsiders {
+        let name = status::of(task.pid, task.pid).map_or_else(|_| "?".into(), |s| s.name);
+        report.left_out.push((task.pid, name));
+    }
+    let inside = Inside::read(&tree)?;
+    let inside_of = |host: i32| inside.of(host);
+    let mut pending = Pending::default();
+    let mut files = Collector::new(&inside_of);
+    let mut ids = namespaces::Ids::new()?;
+    let mut pstree = Vec::new();
+    let mut first_ids = None;
+
+    let tasks = tree.tasks.clone();
+    for (at, task) in tasks.iter().enumerate() {
+        check(&options.cancel)?;
+        pstree.push(task::tree_entry(task, &inside)?);
+        if task.zombie {
+            task::dump_zombie(task, &inside, &mut pending)?;
+            continue;
+        }
+        let task_ids = ids.of_task(task.pid)?;
+        first_ids.get_or_insert(task_ids.clone());
+        let mut work = task::Work {
+            task,
+            inside: &inside,
+            ids: task_ids,
+            files: &mut files,
+            pending: &mut pending,
+            report: &mut report,
+            held: &mut tree.held,
+            pages_id: at as u32 + 1,
+        };
+        work.dump(sink)?;
+    }
+    while_frozen().map_err(DumpError::WhileFrozen)?;
+    let entries = std::mem::take(&mut files.entries);
+    drop(files);
+    let frozen = if options.leave_running {
+        tree.thaw()
+    } else {
+        let since = tree.since;
+        tree.kill();
+        since.elapsed()
+    };
+    report.freeze = frozen;
+
+    pending.many(Image::Pstree, 0, &pstree)?;
+    pending.many(Image::Files, 0, &entries)?;
+    pending.one(Image::Inventory, 0, &namespaces::inventory(ids.own()))?;
+    pending.one(Image::StatsDump, 0, &stats(&report, seized))?;
+    pending.write(sink)?;
+    Ok(report)
+}
+
+fn stats(report: &DumpReport, seized: Duration) -> msg::StatsEntry {
+    let micros = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
+    msg::StatsEntry {
+        dump: Some(msg::DumpStatsEntry {
+            freezing_time: micros(seized),
+            frozen_time: micros(report.freeze.saturating_sub(seized)),
+            memdump_time: 0,
+            memwrite_time: 0,
+            pages_scanned: report.pages_scanned,
+            pages_skipped_parent: 0,
+            pages_written: report.pages_written,
+            irmap_resolve: None,
+            pages_lazy: 0,
+            page_pipes: None,
+            page_pipe_bufs: None,
+            shpages_scanned: None,
+            shpages_skipped_parent: None,
+            shpages_written: None,
+        }),
+        restore: None,
+    }
+}

@@ -1,0 +1,111 @@
+//! Identity of what tasks may share: address spaces, descriptor tables, namespaces.
+//!
+//! Ids are small numbers given out in the order of first sight; the engine's own objects come
+//! first, so that a task in the engine's namespace has the engine's id: such a namespace is the
+//! host's, and is not restored.
+
+use std::collections::HashMap;
+
+use cryopod_images::{IMAGE_VERSION, msg};
+use cryopod_sys::process::{self, Kcmp};
+
+use crate::error::DumpError;
+use crate::proc;
+
+const NAMESPACES: [&str; 8] = ["pid", "net", "ipc", "uts", "mnt", "user", "cgroup", "time"];
+
+/// Gives out ids.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    /// Namespaces by kind and inode.
+    namespaces: HashMap<(usize, String), u32>,
+    next_namespace: u32,
+    /// Representatives of each shared object seen: pid and id, by kind.
+    objects: [Vec<(i32, u32)>; 4],
+    own: msg::TaskKobjIdsEntry,
+}
+
+impl Ids {
+    pub(crate) fn new() -> Result<Self, DumpError> {
+        let mut ids = Self {
+            namespaces: HashMap::new(),
+            next_namespace: 1,
+            objects: Default::default(),
+            own: msg::TaskKobjIdsEntry::default(),
+        };
+        let pid = std::process::id() as i32;
+        ids.own = ids.namespaces_of(pid)?;
+        (ids.own.vm_id, ids.own.files_id, ids.own.fs_id, ids.own.sighand_id) = (1, 1, 1, 1);
+        Ok(ids)
+    }
+
+    /// The engine's own ids.
+    pub(crate) fn own(&self) -> &msg::TaskKobjIdsEntry {
+        &self.own
+    }
+
+    fn namespaces_of(&mut self, pid: i32) -> Result<msg::TaskKobjIdsEntry, DumpError> {
+        let mut found = [None; 8];
+        for (kind, name) in NAMESPACES.iter().enumerate() {
+            let link = proc::link(&format!("{pid}/ns/{name}"))?.to_string_lossy().into_owned();
+            let next = &mut self.next_namespace;
+            let id = *self.namespaces.entry((kind, link)).or_insert_with(|| {
+                *next += 1;
+                *next - 1
+            });
+            found[kind] = Some(id);
+        }
+        Ok(msg::TaskKobjIdsEntry {
+            pid_ns_id: found[0],
+            net_ns_id: found[1],
+            ipc_ns_id: found[2],
+            uts_ns_id: found[3],
+            mnt_ns_id: found[4],
+            user_ns_id: found[5],
+            cgroup_ns_id: found[6],
+            time_ns_id: found[7],
+            ..Default::default()
+        })
+    }
+
+    fn object(&mut self, kind: usize, what: Kcmp, pid: i32) -> Result<u32, DumpError> {
+        for &(other, id) in &self.objects[kind] {
+            let order = process::kcmp(other, pid, what).map_err(|source| DumpError::Kernel {
+                pid,
+                what: "cannot be compared with another process",
+                source,
+            })?;
+            if order.is_eq() {
+                return Ok(id);
+            }
+        }
+        // The engine's own is 1.
+        let id = self.objects[kind].len() as u32 + 2;
+        self.objects[kind].push((pid, id));
+        Ok(id)
+    }
+
+    /// The ids of a task.
+    pub(crate) fn of_task(&mut self, pid: i32) -> Result<msg::TaskKobjIdsEntry, DumpError> {
+        let mut ids = self.namespaces_of(pid)?;
+        ids.vm_id = self.object(0, Kcmp::Vm, pid)?;
+        ids.files_id = self.object(1, Kcmp::Files, pid)?;
+        ids.fs_id = self.object(2, Kcmp::Fs, pid)?;
+        ids.sighand_id = self.object(3, Kcmp::Sighand, pid)?;
+        Ok(ids)
+    }
+}
+
+/// The image that says what the dump is.
+pub(crate) fn inventory(own: &msg::TaskKobjIdsEntry) -> msg::InventoryEntry {
+    msg::InventoryEntry {
+        img_version: IMAGE_VERSION,
+        fdinfo_per_id: Some(true),
+        root_ids: Some(own.clone()),
+        ns_per_id: Some(true),
+        root_cg_set: Some(1),
+        lsmtype: Some(msg::Lsmtype::NoLsm.into()),
+        network_lock_method: Some(0),
+        ..Default::default()
+    }
+}

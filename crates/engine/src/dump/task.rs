@@ -1,0 +1,441 @@
+//! Dump of one task: what is asked of it, and in which order.
+
+use std::fs::File;
+use std::io;
+
+use cryopod_images::{Image, msg};
+use cryopod_sys::{process, ptrace};
+
+use super::{DumpReport, Inside, Pending};
+use crate::areas::{self, Backing, Kind};
+use crate::error::{DumpError, Refusal};
+use crate::files::Collector;
+use crate::inject::calls::Scratch;
+use crate::inject::interrupted::{self, Resolution};
+use crate::inject::{Remote, Space, frame};
+use crate::proc::maps::Area;
+use crate::proc::{self, limits, maps, stat, status};
+use crate::seize::Task;
+use crate::store::ImageSink;
+use crate::{credentials, memory, registers, signals, timers};
+
+/// Engine memory in the target: arguments and results below, one frame above.
+const SCRATCH: u64 = 64 * 1024;
+/// Where in the scratch memory the frame of a thread begins.
+const FRAME_AT: u64 = 16 * 1024;
+
+const PR_GET_TID_ADDRESS: i32 = 40;
+const PR_GET_THP_DISABLE: i32 = 42;
+const PR_GET_CHILD_SUBREAPER: i32 = 37;
+const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
+/// rseq size of the first version of the interface.
+const RSEQ_SIZE: u32 = 32;
+
+const ALIVE: u32 = 1;
+const ZOMBIE: u32 = 3;
+const STOPPED: u32 = 6;
+
+/// The tree's entry of a task.
+pub(crate) fn tree_entry(task: &Task, inside: &Inside) -> Result<msg::PstreeEntry, DumpError> {
+    let status = status::of(task.pid, task.pid)?;
+    let last = |ids: &[i32]| ids.last().copied().unwrap_or(0) as u32;
+    let threads = if task.zombie {
+        vec![inside.of(task.pid) as u32]
+    } else {
+        task.threads.iter().map(|t| inside.of(t.tid) as u32).collect()
+    };
+    Ok(msg::PstreeEntry {
+        pid: inside.of(task.pid) as u32,
+        ppid: inside.of(task.ppid) as u32,
+        pgid: last(&status.ns_pgid),
+        sid: last(&status.ns_sid),
+        threads,
+    })
+}
+
+/// The image of a task that has ended and waits for its parent.
+pub(crate) fn dump_zombie(
+    task: &Task,
+    inside: &Inside,
+    pending: &mut Pending,
+) -> Result<(), DumpError> {
+    let status = status::of(task.pid, task.pid)?;
+    let stat = stat::of(task.pid, task.pid)?;
+    let core = msg::CoreEntry {
+        mtype: msg::core_entry::March::X8664.into(),
+        tc: Some(msg::TaskCoreEntry {
+            task_state: ZOMBIE,
+            exit_code: stat.exit_code as u32,
+            personality: 0,
+            flags: stat.flags as u32,
+            blk_sigset: 0,
+            comm: status.name.into_bytes(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    pending.one(Image::Core, inside.of(task.pid) as u64, &core)
+}
+
+/// One task being dumped.
+pub(crate) struct Work<'w, 'f> {
+    pub(crate) task: &'w Task,
+    pub(crate) inside: &'w Inside,
+    pub(crate) ids: msg::TaskKobjIdsEntry,
+    pub(crate) files: &'w mut Collector<'f>,
+    pub(crate) pending: &'w mut Pending,
+    pub(crate) report: &'w mut DumpReport,
+    pub(crate) held: &'w mut Vec<(i32, i32, i32)>,
+    pub(crate) pages_id: u32,
+}
+
+/// What the leader alone can tell about the process.
+struct Asked {
+    actions: Vec<msg::SaEntry>,
+    timers: msg::TaskTimersEntry,
+    brk: u64,
+    dumpable: i32,
+    thp_disabled: bool,
+    subreaper: bool,
+    membarrier: u32,
+}
+
+impl Work<'_, '_> {
+    fn pid(&self) -> i32 {
+        self.task.pid
+    }
+
+    fn kernel(&self, what: &'static str) -> impl Fn(io::Error) -> DumpError + use<> {
+        let pid = self.pid();
+        move |source| match source.raw_os_error() {
+            Some(libc::ESRCH) => DumpError::Vanished { pid },
+            _ => DumpError::Kernel { pid, what, source },
+        }
+    }
+
+    fn refuse(&self, resource: String, way_out: &'static str) -> DumpError {
+        let pid = self.pid();
+        let comm = status::of(pid, pid).map_or_else(|_| "?".into(), |s| s.name);
+        DumpError::Refused(Refusal { pid, comm, resource, way_out })
+    }
+
+    pub(crate) fn dump(&mut self, sink: &mut dyn ImageSink) -> Result<(), DumpError> {
+        let pid = self.pid();
+        let areas = maps::with_flags(pid)?;
+        let status = status::of(pid, pid)?;
+        let stat = stat::of(pid, pid)?;
+
+        let (asked, cores) = self.ask(&areas)?;
+        self.write_cores(&status, &stat, &asked, cores)?;
+        let mm = self.dump_mm(&areas, &stat, &asked)?;
+        self.dump_pages(&mm, sink)?;
+        self.pending.one(Image::Mm, self.inside.of(pid) as u64, &mm)?;
+        self.pending.one(Image::Ids, self.inside.of(pid) as u64, &self.ids)?;
+
+        let table = self.files.table(pid)?;
+        self.pending.many(Image::Fdinfo, u64::from(self.ids.files_id), &table)?;
+        let fs = msg::FsEntry {
+            cwd_id: self.files.link(pid, "cwd", libc::O_RDONLY as u32)?,
+            root_id: self.files.link(pid, "root", libc::O_RDONLY as u32)?,
+            umask: Some(status.umask),
+        };
+        self.pending.one(Image::Fs, self.inside.of(pid) as u64, &fs)
+    }
+
+    /// Runs the remote calls of all threads.
+    fn ask(&mut self, areas: &[Area]) -> Result<(Asked, Vec<msg::CoreEntry>), DumpError> {
+        let pid = self.pid();
+        let kernel = self.kernel("remote calls failed");
+        let mut pointers = Vec::with_capacity(self.task.threads.len());
+        for thread in &self.task.threads {
+            pointers.push(ptrace::registers(thread.tid).map_err(&kernel)?.rsp);
+        }
+        let xstate = ptrace::xstate(pid).map_err(&kernel)?.len();
+        let site = frame::site(areas, &pointers, xstate)
+            .map_err(|e| self.refuse(e.to_string(), "report the program, please"))?;
+        let space = Space::open(pid, areas)
+            .map_err(|e| self.refuse(e.to_string(), "report the kernel, please"))?;
+        let mut under_frame = vec![0; frame::size(xstate)];
+        space.read(site, &mut under_frame).map_err(&kernel)?;
+
+        let mut leader = Remote::enter(&space, pid, site).map_err(&kernel)?;
+        let scratch = leader.map_scratch(SCRATCH).map_err(&kernel)?;
+        let asked = self.ask_process(&mut leader, &space, scratch).map_err(&kernel)?;
+        let mut cores = vec![self.ask_thread(&mut leader, &space, scratch)?];
+        for thread in &self.task.threads[1..] {
+            let at = scratch.at + FRAME_AT;
+            let mut remote = Remote::enter(&space, thread.tid, at).map_err(&kernel)?;
+            cores.push(self.ask_thread(&mut remote, &space, scratch)?);
+            let tid = thread.tid;
+            self.held.extend(remote.take_held().into_iter().map(|s| (pid, tid, s)));
+            remote.leave().map_err(&kernel)?;
+        }
+        leader.munmap(scratch.at, scratch.len).map_err(&kernel)?;
+        self.held.extend(leader.take_held().into_iter().map(|s| (pid, pid, s)));
+        leader.leave().map_err(&kernel)?;
+        space.write(site, &under_frame).map_err(&kernel)?;
+        space.close().map_err(&kernel)?;
+        Ok((asked, cores))
+    }
+
+    fn ask_process(
+        &self,
+        leader: &mut Remote,
+        space: &Space,
+        scratch: Scratch,
+    ) -> io::Result<Asked> {
+        let subreaper: [u8; 4] = leader.call_out(
+            space,
+            scratch,
+            libc::SYS_prctl,
+            [PR_GET_CHILD_SUBREAPER as u64, 0, 0, 0, 0, 0],
+            1,
+        )?;
+        let membarrier =
+            leader.call_raw(libc::SYS_membarrier, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
+        Ok(Asked {
+            actions: signals::dump_actions(leader, space, scratch)?,
+            timers: timers::dump(leader, space, scratch, &|host| self.inside.of(host))?,
+            brk: leader.call(libc::SYS_brk, [0; 6])?,
+            dumpable: leader.prctl(libc::PR_GET_DUMPABLE, [0; 4])? as i32,
+            thp_disabled: leader.prctl(PR_GET_THP_DISABLE, [0; 4])? != 0,
+            subreaper: i32::from_le_bytes(subreaper) != 0,
+            membarrier: u32::try_from(membarrier).unwrap_or(0),
+        })
+    }
+
+    fn ask_thread(
+        &mut self,
+        remote: &mut Remote,
+        space: &Space,
+        scratch: Scratch,
+    ) -> Result<msg::CoreEntry, DumpError> {
+        let kernel = self.kernel("remote calls of a thread failed");
+        let (pid, tid) = (self.pid(), remote.tid());
+        let mut regs = *remote.original();
+        if interrupted::resolve(&mut regs) == Resolution::Interrupted {
+            self.report.interrupted_calls += 1;
+        }
+        let xstate = ptrace::xstate(tid).map_err(&kernel)?;
+        let fpregs = registers::dump_xstate(&xstate)
+            .map_err(|what| self.refuse(what, "this processor feature is not carried"))?;
+        let status = status::of(pid, tid)?;
+        let stat = stat::of(pid, tid)?;
+        let clear_tid: [u8; 8] = remote
+            .call_out(
+                space,
+                scratch,
+                libc::SYS_prctl,
+                [PR_GET_TID_ADDRESS as u64, 0, 0, 0, 0, 0],
+                1,
+            )
+            .map_err(&kernel)?;
+        let pdeath: [u8; 4] = remote
+            .call_out(
+                space,
+                scratch,
+                libc::SYS_prctl,
+                [libc::PR_GET_PDEATHSIG as u64, 0, 0, 0, 0, 0],
+                1,
+            )
+            .map_err(&kernel)?;
+        let (robust, robust_len) = process::robust_list(tid).map_err(&kernel)?;
+        let rseq = ptrace::rseq(tid).map_err(&kernel)?;
+        let pdeath = u32::from_le_bytes(pdeath);
+        let mode = match status.seccomp {
+            0 => None,
+            1 => Some(msg::SeccompMode::Strict.into()),
+            _ => Some(msg::SeccompMode::Filter.into()),
+        };
+        if mode.is_some() {
+            return Err(self.refuse("a seccomp filter".into(), "run it without one"));
+        }
+        Ok(msg::CoreEntry {
+            mtype: msg::core_entry::March::X8664.into(),
+            thread_info: Some(msg::ThreadInfoX86 {
+                clear_tid_addr: u64::from_le_bytes(clear_tid),
+                gpregs: registers::dump_general(&regs),
+                fpregs,
+                tls: (12..15).map(empty_segment).collect(),
+            }),
+            thread_core: Some(msg::ThreadCoreEntry {
+                futex_rla: robust,
+                futex_rla_len: robust_len as u32,
+                sched_nice: Some(stat.nice),
+                sched_policy: Some(stat.policy),
+                sched_prio: (stat.rt_priority != 0).then_some(stat.rt_priority),
+                blk_sigset: Some(remote.mask()),
+                sas: Some(
+                    signals::dump_alternate_stack(remote, space, scratch).map_err(&kernel)?,
+                ),
+                pdeath_sig: (pdeath != 0).then_some(pdeath),
+                signals_p: Some(signals::dump_pending(tid, false).map_err(&kernel)?),
+                creds: Some(credentials::dump(&status, remote).map_err(&kernel)?),
+                seccomp_mode: mode,
+                comm: Some(status.name.into_bytes()),
+                rseq_entry: (rseq.address != 0).then(|| msg::RseqEntry {
+                    rseq_abi_pointer: rseq.address,
+                    rseq_abi_size: rseq.size.max(RSEQ_SIZE),
+                    signature: rseq.signature,
+                    rseq_cs_pointer: None,
+                }),
+                cg_set: Some(1),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    /// Completes the leader's core with what belongs to the process, and keeps all cores.
+    fn write_cores(
+        &mut self,
+        status: &status::Status,
+        stat: &stat::Stat,
+        asked: &Asked,
+        mut cores: Vec<msg::CoreEntry>,
+    ) -> Result<(), DumpError> {
+        let pid = self.pid();
+        let kernel = self.kernel("cannot read its signals");
+        let stop = self.task.threads.iter().find_map(|t| t.group_stop);
+        let mask = cores[0].thread_core.as_ref().and_then(|t| t.blk_sigset).unwrap_or(0);
+        let rlimits = limits::of(pid)?
+            .into_iter()
+            .map(|(cur, max)| msg::RlimitEntry { cur, max })
+            .collect();
+        cores[0].tc = Some(msg::TaskCoreEntry {
+            task_state: if stop.is_some() { STOPPED } else { ALIVE },
+            exit_code: 0,
+            personality: number(pid, "personality", 16)? as u32,
+            flags: stat.flags as u32,
+            blk_sigset: mask,
+            comm: status.name.clone().into_bytes(),
+            timers: Some(asked.timers.clone()),
+            rlimits: Some(msg::TaskRlimitsEntry { rlimits }),
+            signals_s: Some(signals::dump_pending(pid, true).map_err(&kernel)?),
+            loginuid: number(pid, "loginuid", 10).ok().map(|n| n as u32),
+            oom_score_adj: Some(number(pid, "oom_score_adj", 10)? as i32),
+            sigactions: asked.actions.clone(),
+            child_subreaper: Some(asked.subreaper),
+            stop_signo: stop.map(|s| s as u32),
+            membarrier_registration_mask: (asked.membarrier != 0).then_some(asked.membarrier),
+            ..Default::default()
+        });
+        cores[0].ids = None;
+        for (thread, core) in self.task.threads.iter().zip(&cores) {
+            self.pending.one(Image::Core, self.inside.of(thread.tid) as u64, core)?;
+        }
+        Ok(())
+    }
+
+    fn dump_mm(
+        &mut self,
+        areas: &[Area],
+        stat: &stat::Stat,
+        asked: &Asked,
+    ) -> Result<msg::MmEntry, DumpError> {
+        let pid = self.pid();
+        let mut vmas = Vec::with_capacity(areas.len());
+        for area in areas {
+            let kind = areas::classify(area)
+                .map_err(|what| self.refuse(what, "unmap it before the checkpoint"))?;
+            let (backing, flags) = match kind {
+                Kind::Anonymous => (Backing::Anonymous, None),
+                Kind::Kernel => (Backing::Kernel, None),
+                Kind::File => {
+                    let (id, flags) = self.mapped_file(area)?;
+                    (Backing::File(id), Some(flags))
+                }
+                Kind::SharedAnonymous | Kind::Memfd | Kind::SystemV => {
+                    let what =
+                        format!("shared memory {} at {:x}", area.path.display(), area.start);
+                    return Err(self.refuse(what, "unmap it before the checkpoint"));
+                }
+            };
+            vmas.push(areas::dump(area, backing, flags));
+        }
+        areas::join_vvar(&mut vmas);
+        let auxv = proc::read(&format!("{pid}/auxv"))?;
+        Ok(msg::MmEntry {
+            mm_start_code: stat.start_code,
+            mm_end_code: stat.end_code,
+            mm_start_data: stat.start_data,
+            mm_end_data: stat.end_data,
+            mm_start_stack: stat.start_stack,
+            mm_start_brk: stat.start_brk,
+            mm_brk: asked.brk,
+            mm_arg_start: stat.arg_start,
+            mm_arg_end: stat.arg_end,
+            mm_env_start: stat.env_start,
+            mm_env_end: stat.env_end,
+            exe_file_id: self.files.link(pid, "exe", libc::O_RDONLY as u32)?,
+            // Without the pair that ends it, which the image does not have.
+            mm_saved_auxv: auxv
+                .as_chunks::<16>()
+                .0
+                .iter()
+                .map(|pair| pair.as_chunks::<8>().0.to_vec())
+                .take_while(|pair| pair[0] != [0; 8])
+                .flatten()
+                .map(u64::from_le_bytes)
+                .collect(),
+            vmas,
+            dumpable: Some(asked.dumpable),
+            aios: Vec::new(),
+            thp_disabled: Some(asked.thp_disabled),
+        })
+    }
+
+    /// The file entry of a mapped file, and the flags it must be opened with.
+    fn mapped_file(&mut self, area: &Area) -> Result<(u32, u32), DumpError> {
+        let pid = self.pid();
+        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
+        // A shared mapping that may be made writable was opened for reading and writing.
+        let flags = if area.shared && area.has(b"mw") { libc::O_RDWR } else { libc::O_RDONLY };
+        let stat = rustix::fs::stat(&path)
+            .map_err(|e| DumpError::Proc { path, source: io::Error::from(e) })?;
+        let flags = flags as u32;
+        Ok((self.files.path(pid, area.path.clone(), &stat, flags)?, flags))
+    }
+
+    fn dump_pages(
+        &mut self,
+        mm: &msg::MmEntry,
+        sink: &mut dyn ImageSink,
+    ) -> Result<(), DumpError> {
+        let pid = self.pid();
+        let kernel = self.kernel("cannot copy its memory");
+        let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
+        let mem: File = process::open_proc(pid, "mem").map_err(&kernel)?;
+        let (runs, scanned) = memory::find(&pagemap, &mm.vmas).map_err(&kernel)?;
+        let name = Image::Pages.file_name(u64::from(self.pages_id));
+        let failed = |source| DumpError::Sink { name: name.clone(), source };
+        sink.begin_pages(&name).map_err(failed)?;
+        let (map, written) =
+            memory::copy(pid, &mem, &runs, self.pages_id, sink).map_err(&kernel)?;
+        sink.end_pages().map_err(failed)?;
+        self.report.pages_scanned += scanned;
+        self.report.pages_written += written;
+        let bytes = map.write().map_err(|e| failed(io::Error::other(e)))?;
+        self.pending.add(Image::Pagemap, self.inside.of(pid) as u64, bytes);
+        Ok(())
+    }
+}
+
+/// A TLS segment that is not in use; 64-bit programs have none.
+fn empty_segment(entry_number: u32) -> msg::UserDescT {
+    msg::UserDescT {
+        entry_number,
+        read_exec_only: true,
+        seg_not_present: true,
+        ..Default::default()
+    }
+}
+
+/// A number from a one-line file of /proc/PID.
+fn number(pid: i32, file: &str, radix: u32) -> Result<i64, DumpError> {
+    let name = format!("{pid}/{file}");
+    let text = proc::read(&name)?;
+    i64::from_str_radix(String::from_utf8_lossy(&text).trim(), radix)
+        .map_err(|_| proc::malformed(&name, "not a number"))
+}
+

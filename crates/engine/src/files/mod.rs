@@ -1,0 +1,259 @@
+//! Open files: which descriptors share one, what kind it is, and the kinds' common parts.
+//!
+//! Every descriptor of a stopped task is duplicated into the engine with pidfd_getfd(2) and asked
+//! directly. Two descriptors share an open file description when kcmp(2) says so; candidates are
+//! those whose device, inode, position, flags and mount agree.
+
+pub mod regular;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use cryopod_images::msg;
+use cryopod_sys::fcntl;
+use cryopod_sys::process::{self, Kcmp};
+use rustix::fs::{FileType, Stat};
+
+use crate::error::{DumpError, Refusal};
+use crate::proc::fdinfo::FdInfo;
+use crate::proc::{self, fdinfo};
+
+/// Descriptor flag: close on exec.
+const FD_CLOEXEC: u32 = 1;
+/// Open flag that is the descriptor's, not the file's.
+const O_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
+
+/// An open file of a stopped task, duplicated into the engine.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Host pid of the task.
+    pub pid: i32,
+    /// Its descriptor.
+    pub fd: i32,
+    /// What /proc/PID/fd/FD points to: a path, or a name such as `pipe:[17]`.
+    pub link: PathBuf,
+    /// Its inode.
+    pub stat: Stat,
+    /// /proc/PID/fdinfo/FD.
+    pub info: FdInfo,
+    /// The duplicate.
+    pub file: OwnedFd,
+}
+
+impl OpenFile {
+    /// Open flags without O_CLOEXEC.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        self.info.flags & !O_CLOEXEC
+    }
+
+    /// The link as text.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.link.to_string_lossy().into_owned()
+    }
+
+    /// The refusal of this file.
+    #[must_use]
+    pub fn refusal(&self, what: &str, way_out: &'static str) -> DumpError {
+        let comm = proc::status::of(self.pid, self.pid).map_or_else(|_| "?".into(), |s| s.name);
+        DumpError::Refused(Refusal {
+            pid: self.pid,
+            comm,
+            resource: format!("descriptor {}: {what}", self.fd),
+            way_out,
+        })
+    }
+}
+
+/// Who gets the signals of a file (F_SETOWN, F_SETSIG).
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn dump_owner(file: &OpenFile, inside: &dyn Fn(i32) -> i32) -> Result<msg::FownEntry, DumpError> {
+    let kernel =
+        |source| DumpError::Kernel { pid: file.pid, what: "cannot read the file's owner", source };
+    if file.info.flags & libc::O_PATH as u32 != 0 {
+        return Ok(msg::FownEntry::default());
+    }
+    let owner = fcntl::owner(file.file.as_fd()).map_err(kernel)?;
+    Ok(msg::FownEntry {
+        uid: owner.uid,
+        euid: owner.euid,
+        signum: owner.signal,
+        pid_type: owner.kind,
+        pid: if owner.pid == 0 { 0 } else { inside(owner.pid) as u32 },
+    })
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    dev: u64,
+    ino: u64,
+    position: u64,
+    flags: u32,
+    mount: i32,
+    link: PathBuf,
+}
+
+/// Collects the open files of a tree.
+pub struct Collector<'a> {
+    /// Entries made so far.
+    pub entries: Vec<msg::FileEntry>,
+    /// Turns a host pid or tid into the container's.
+    pub inside: &'a dyn Fn(i32) -> i32,
+    next_id: u32,
+    /// Open file descriptions seen, by what is cheap to compare.
+    seen: HashMap<Key, Vec<(i32, i32, u32)>>,
+    /// Files known by their path and flags only: mapped, executable, directories.
+    paths: HashMap<(u64, u64, PathBuf, u32), u32>,
+}
+
+impl std::fmt::Debug for Collector<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector").field("entries", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Collector<'a> {
+    /// Begins a collection.
+    #[must_use]
+    pub fn new(inside: &'a dyn Fn(i32) -> i32) -> Self {
+        Self {
+            entries: Vec::new(),
+            inside,
+            next_id: 1,
+            seen: HashMap::new(),
+            paths: HashMap::new(),
+        }
+    }
+
+    /// A new file id.
+    pub fn fresh_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// The descriptor table of a task.
+    ///
+    /// # Errors
+    /// A refusal, or what the kernel said.
+    pub fn table(&mut self, pid: i32) -> Result<Vec<msg::FdinfoEntry>, DumpError> {
+        let pidfd = process::pidfd_open(pid).map_err(|source| DumpError::Kernel {
+            pid,
+            what: "cannot be opened",
+            source,
+        })?;
+        let mut table = Vec::new();
+        for fd in fdinfo::descriptors(pid)? {
+            let file = open(pid, pidfd.as_fd(), fd)?;
+            let cloexec = file.info.flags & O_CLOEXEC != 0;
+            let (id, kind) = self.descriptor(&file)?;
+            table.push(msg::FdinfoEntry {
+                id,
+                flags: if cloexec { FD_CLOEXEC } else { 0 },
+                r#type: kind.into(),
+                fd: fd as u32,
+                xattr_security_selinux: None,
+            });
+        }
+        Ok(table)
+    }
+
+    fn descriptor(&mut self, file: &OpenFile) -> Result<(u32, msg::FdTypes), DumpError> {
+        let key = Key {
+            dev: file.stat.st_dev,
+            ino: file.stat.st_ino,
+            position: file.info.position,
+            flags: file.flags(),
+            mount: file.info.mount_id,
+            link: file.link.clone(),
+        };
+        for &(pid, fd, id) in self.seen.get(&key).into_iter().flatten() {
+            let what = Kcmp::File(fd as u64, file.fd as u64);
+            let order = process::kcmp(pid, file.pid, what).map_err(|source| {
+                DumpError::Kernel { pid: file.pid, what: "cannot compare descriptors", source }
+            })?;
+            if order.is_eq() {
+                let kind = self
+                    .entries
+                    .iter()
+                    .find(|e| e.id == id)
+                    .map_or(msg::FdTypes::Und, msg::FileEntry::r#type);
+                return Ok((id, kind));
+            }
+        }
+        let id = self.fresh_id();
+        let entry = self.dump(id, file)?;
+        let kind = entry.r#type();
+        self.entries.push(entry);
+        self.seen.entry(key).or_default().push((file.pid, file.fd, id));
+        Ok((id, kind))
+    }
+
+    /// Dumps one open file of whatever kind.
+    fn dump(&mut self, id: u32, file: &OpenFile) -> Result<msg::FileEntry, DumpError> {
+        let name = file.name();
+        match FileType::from_raw_mode(file.stat.st_mode) {
+            FileType::RegularFile | FileType::Directory if name.starts_with('/') => {
+                regular::dump(self, id, file)
+            }
+            FileType::CharacterDevice if regular::is_plain_device(&file.stat) => {
+                regular::dump(self, id, file)
+            }
+            _ => Err(file.refusal(&name, "close it before the checkpoint")),
+        }
+    }
+
+    /// The entry of a file that is known by path: an executable, a mapped file, a directory.
+    /// `flags` are the open flags it is to be opened with.
+    ///
+    /// # Errors
+    /// A refusal, or what the kernel said.
+    pub fn path(
+        &mut self,
+        pid: i32,
+        link: PathBuf,
+        stat: &Stat,
+        flags: u32,
+    ) -> Result<u32, DumpError> {
+        let key = (stat.st_dev, stat.st_ino, link.clone(), flags);
+        if let Some(id) = self.paths.get(&key) {
+            return Ok(*id);
+        }
+        let id = self.fresh_id();
+        let reg = regular::entry(id, pid, &link, stat, flags, 0, msg::FownEntry::default())?;
+        self.entries.push(msg::FileEntry {
+            r#type: msg::FdTypes::Reg.into(),
+            id,
+            reg: Some(reg),
+            ..Default::default()
+        });
+        self.paths.insert(key, id);
+        Ok(id)
+    }
+
+    /// The entry of what a link of /proc points to, such as `PID/exe`, `PID/cwd`.
+    ///
+    /// # Errors
+    /// A refusal, or what the kernel said.
+    pub fn link(&mut self, pid: i32, name: &str, flags: u32) -> Result<u32, DumpError> {
+        let path = format!("/proc/{pid}/{name}");
+        let link = proc::link(&format!("{pid}/{name}"))?;
+        let stat = rustix::fs::stat(&path)
+            .map_err(|e| DumpError::Proc { path, source: io::Error::from(e) })?;
+        self.path(pid, link, &stat, flags)
+    }
+}
+
+fn open(pid: i32, pidfd: std::os::fd::BorrowedFd<'_>, fd: i32) -> Result<OpenFile, DumpError> {
+    let kernel = |what, source| DumpError::Kernel { pid, what, source };
+    let file = process::pidfd_getfd(pidfd, fd).map_err(|e| kernel("cannot take a descriptor", e))?;
+    let stat = rustix::fs::fstat(&file).map_err(|e| kernel("cannot stat a descriptor", e.into()))?;
+    let link = proc::link(&format!("self/fd/{}", file.as_raw_fd()))?;
+    let info = fdinfo::of(pid, fd)?;
+    Ok(OpenFile { pid, fd, link, stat, info, file })
+}

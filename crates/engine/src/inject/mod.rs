@@ -1,0 +1,300 @@
+//! Remote calls: a stopped thread runs system calls chosen by the engine.
+//!
+//! [`Space`] is the target's address space with the stub in it, [`Remote`] one of its threads
+//! prepared for calls. At every moment of a call the death of the engine leaves a thread that
+//! restores itself: see [`frame`] and [`stub`]. On the normal path [`Remote::leave`] puts the
+//! registers back by ptrace, so that the kernel restarts an interrupted call as if nothing had
+//! happened; for that the thread is first brought to the same kind of stop it was found in.
+//!
+//! No call made this way may use the thread's restart block (poll, futex, nanosleep with a
+//! timeout), which belongs to the interrupted call.
+
+pub mod calls;
+pub mod frame;
+pub mod interrupted;
+pub mod stub;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use cryopod_sys::ptrace::{self, Registers};
+use cryopod_sys::wait::{self, Status};
+
+use crate::proc::maps::Area;
+
+/// All signals blocked; the kernel leaves SIGKILL and SIGSTOP out.
+const ALL_BLOCKED: u64 = u64::MAX;
+
+/// An address space that can be read, written and made to run the stub.
+#[derive(Debug)]
+pub struct Space {
+    /// Host pid of a process that uses it.
+    pub pid: i32,
+    mem: File,
+    stub: u64,
+}
+
+impl Space {
+    /// Opens the memory of a stopped process and puts the stub in.
+    ///
+    /// # Errors
+    /// Those of opening /proc/PID/mem and of [`stub::install`].
+    pub fn open(pid: i32, areas: &[Area]) -> io::Result<Self> {
+        let mem = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+        let stub = stub::place(areas)?;
+        stub::install(&mem, stub)?;
+        Ok(Self { pid, mem, stub })
+    }
+
+    /// Reads exactly `buf.len()` bytes.
+    ///
+    /// # Errors
+    /// EIO when the range is not mapped.
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.mem.read_exact_at(buf, at)
+    }
+
+    /// Reads a plain number.
+    ///
+    /// # Errors
+    /// As [`Space::read`].
+    pub fn read_u64(&self, at: u64) -> io::Result<u64> {
+        let mut buf = [0; 8];
+        self.read(at, &mut buf)?;
+        Ok(u64::from_le_bytes(buf))
+    }
+
+    /// Writes bytes, whatever the protection of the area (the kernel's FOLL_FORCE).
+    ///
+    /// # Errors
+    /// EIO when the range is not mapped.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.mem.write_all_at(bytes, at)
+    }
+
+    /// Notes that the vDSO, and the stub with it, was moved by `by` bytes.
+    pub fn moved(&mut self, by: i64) {
+        self.stub = self.stub.wrapping_add_signed(by);
+    }
+
+    /// Takes the stub out.
+    ///
+    /// # Errors
+    /// Those of writing to the process's memory.
+    pub fn close(self) -> io::Result<()> {
+        stub::remove(&self.mem, self.stub)
+    }
+}
+
+/// A stopped thread prepared for remote calls.
+#[derive(Debug)]
+pub struct Remote {
+    tid: i32,
+    stub: u64,
+    frame: u64,
+    original: Registers,
+    mask: u64,
+    /// The registers of the last stop are ours, not the program's.
+    entered: bool,
+    /// Signals that arrived in the middle of a call (SIGSTOP cannot be blocked), to be sent again.
+    held: Vec<i32>,
+}
+
+impl Remote {
+    /// Prepares a thread in PTRACE_EVENT_STOP whose frame may lie at `frame` (a multiple of 16 with
+    /// [`frame::size`] bytes of room that the program does not use).
+    ///
+    /// # Errors
+    /// Those of ptrace and of writing the frame.
+    pub fn enter(space: &Space, tid: i32, frame: u64) -> io::Result<Self> {
+        let original = ptrace::registers(tid)?;
+        let mask = ptrace::signal_mask(tid)?;
+        let mut resolved = original;
+        interrupted::settle_rseq(space, tid, &mut resolved)?;
+        let mut put_back = resolved;
+        interrupted::resolve(&mut resolved);
+        let content =
+            frame::Content { registers: &resolved, xstate: &ptrace::xstate(tid)?, mask };
+        space.write(frame, &frame::build(frame, content))?;
+        put_back.orig_rax = original.orig_rax;
+        let remote = Self {
+            tid,
+            stub: space.stub,
+            frame,
+            original: put_back,
+            mask,
+            entered: true,
+            held: Vec::new(),
+        };
+        remote.park()?;
+        ptrace::set_signal_mask(tid, ALL_BLOCKED)?;
+        Ok(remote)
+    }
+
+    /// The thread's id as the host sees it.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// The registers the thread is put back to, a restartable call still open in them.
+    #[must_use]
+    pub fn original(&self) -> &Registers {
+        &self.original
+    }
+
+    /// The signal mask the thread is put back to.
+    #[must_use]
+    pub fn mask(&self) -> u64 {
+        self.mask
+    }
+
+    /// Follows the stub after the vDSO was moved (see [`Space::moved`]).
+    pub fn follow(&mut self, space: &Space) {
+        self.stub = space.stub;
+    }
+
+    /// Uses another frame from now on; nobody relies on the old one any more.
+    pub fn use_frame(&mut self, frame: u64) {
+        self.frame = frame;
+    }
+
+    fn parked(&self) -> Registers {
+        Registers {
+            rip: self.stub,
+            rsp: frame::stack_pointer(self.frame),
+            rax: libc::SYS_rt_sigreturn as u64,
+            // Not in a system call: nothing to restart.
+            orig_rax: u64::MAX,
+            ..self.original
+        }
+    }
+
+    fn park(&self) -> io::Result<()> {
+        ptrace::set_registers(self.tid, &self.parked())
+    }
+
+    /// Runs the thread to its next system call stop.
+    fn step(&mut self) -> io::Result<()> {
+        ptrace::resume_to_syscall(self.tid, 0)?;
+        loop {
+            match wait::wait_for(self.tid)? {
+                Status::Syscall => return Ok(()),
+                Status::Signal(signal) => {
+                    self.held.push(signal);
+                    ptrace::resume_to_syscall(self.tid, 0)?;
+                }
+                // A group stop began, or an interrupt of ours was still due; the call goes first.
+                Status::Event { event: wait::EVENT_STOP, .. } => {
+                    ptrace::resume_to_syscall(self.tid, 0)?;
+                }
+                // The child of a clone: the caller of `call` picks it up by its pid.
+                Status::Event { .. } => ptrace::resume_to_syscall(self.tid, 0)?,
+                Status::Exited(_) | Status::Killed(_) => {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                Status::Continued => {}
+            }
+        }
+    }
+
+    /// Runs one system call to its end and returns what it returned: a negative errno on failure.
+    ///
+    /// # Errors
+    /// ESRCH when the thread was killed meanwhile, and those of ptrace.
+    pub fn call_raw(&mut self, number: i64, args: [u64; 6]) -> io::Result<i64> {
+        self.park()?;
+        self.step()?;
+        // At the entry: the number takes the place of rt_sigreturn's only now, so that up to this
+        // moment an abandoned thread restores itself.
+        let mut regs = ptrace::registers(self.tid)?;
+        regs.orig_rax = number as u64;
+        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+        ptrace::set_registers(self.tid, &regs)?;
+        self.step()?;
+        let regs = ptrace::registers(self.tid)?;
+        if regs.rip != self.stub + stub::SYSCALL_LEN {
+            return Err(io::Error::other("the thread left the stub during a remote call"));
+        }
+        Ok(regs.rax as i64)
+    }
+
+    /// Runs one system call and turns a negative result into its error.
+    ///
+    /// # Errors
+    /// The call's errno, and as [`Remote::call_raw`].
+    pub fn call(&mut self, number: i64, args: [u64; 6]) -> io::Result<u64> {
+        let ret = self.call_raw(number, args)?;
+        if (-4095..0).contains(&ret) {
+            return Err(io::Error::from_raw_os_error(-ret as i32));
+        }
+        Ok(ret as u64)
+    }
+
+    /// Puts the thread back as it was, stopped by PTRACE_EVENT_STOP again.
+    ///
+    /// # Errors
+    /// Those of ptrace.
+    pub fn leave(mut self) -> io::Result<()> {
+        self.stop_again()?;
+        // The mask first: a thread abandoned between the two still finds its way by the frame.
+        ptrace::set_signal_mask(self.tid, self.mask)?;
+        ptrace::set_registers(self.tid, &self.original)?;
+        self.entered = false;
+        Ok(())
+    }
+
+    /// Leaves the thread to the caller, who sets all its registers and its mask: for restore.
+    ///
+    /// # Errors
+    /// Those of ptrace.
+    pub fn abandon(mut self) -> io::Result<()> {
+        self.stop_again()?;
+        self.entered = false;
+        Ok(())
+    }
+
+    /// Brings the thread from a system call exit to PTRACE_EVENT_STOP. There, unlike at the exit,
+    /// the kernel looks at the registers for a call to restart when the thread goes on.
+    fn stop_again(&mut self) -> io::Result<()> {
+        ptrace::interrupt(self.tid)?;
+        ptrace::resume(self.tid, 0)?;
+        loop {
+            match wait::wait_for(self.tid)? {
+                Status::Event { event: wait::EVENT_STOP, .. } => break,
+                Status::Signal(signal) => {
+                    self.held.push(signal);
+                    ptrace::resume(self.tid, 0)?;
+                }
+                Status::Exited(_) | Status::Killed(_) => {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                _ => ptrace::resume(self.tid, 0)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries to put the thread back after an error.
+    fn rescue(&mut self) {
+        if self.entered && self.stop_again().is_ok() {
+            let _ = ptrace::set_signal_mask(self.tid, self.mask);
+            let _ = ptrace::set_registers(self.tid, &self.original);
+        }
+        self.entered = false;
+    }
+
+    /// Signals that came in the middle of calls and were held back; the caller sends them again
+    /// once the thread runs.
+    #[must_use]
+    pub fn take_held(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.held)
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.rescue();
+    }
+}
