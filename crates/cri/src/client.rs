@@ -43,6 +43,10 @@ pub const STOP_KEY: &str = "cryopod-stop";
 /// Metadata key of a CheckpointContainer call to `cryopod serve`: `true` embeds the image.
 pub const WITH_IMAGE_KEY: &str = "cryopod-with-image";
 
+/// Metadata key of the answer of `cryopod serve` to a CheckpointContainer call: what was done, as
+/// JSON.
+pub const REPORT_KEY: &str = "cryopod-report-bin";
+
 /// Options of our own runtime for a checkpoint; another runtime does not see them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointOptions {
@@ -173,9 +177,11 @@ impl Client {
             CheckpointOptions::default(),
         )
         .await
+        .map(drop)
     }
 
-    /// [`Client::checkpoint_container`] with the options of our own runtime.
+    /// [`Client::checkpoint_container`] with the options of our own runtime; gives its report (JSON),
+    /// `None` from another runtime.
     ///
     /// # Errors
     /// As [`Client::checkpoint_container`].
@@ -186,7 +192,7 @@ impl Client {
         timeout: i64,
         deadline: Option<Duration>,
         options: CheckpointOptions,
-    ) -> Result<(), CriError> {
+    ) -> Result<Option<Vec<u8>>, CriError> {
         let mut client = self.runtime.clone();
         let request = CheckpointContainerRequest {
             container_id: container_id.to_owned(),
@@ -201,10 +207,12 @@ impl Client {
             if options.with_image {
                 r.metadata_mut().insert(WITH_IMAGE_KEY, on);
             }
-            client.checkpoint_container(r).await
+            client.checkpoint_container(r).await.map(|answer| {
+                let report = answer.metadata().get_bin(REPORT_KEY);
+                Response::new(report.and_then(|value| value.to_bytes().ok()).map(Into::into))
+            })
         })
         .await
-        .map(drop)
     }
 
     /// The stub of the runtime service, for the calls without a method here.
@@ -409,6 +417,12 @@ impl Client {
     ) -> Result<ImageStatusResponse, CriError> {
         let request = ImageStatusRequest { image: Some(image), verbose };
         body(self.image().image_status(request).await)
+    }
+
+    /// Makes the runtime fetch an image; gives its id.
+    pub async fn pull_image(&self, image: ImageSpec) -> Result<String, CriError> {
+        let request = PullImageRequest { image: Some(image), ..Default::default() };
+        body(self.image().pull_image(request).await).map(|answer| answer.image_ref)
     }
 
     /// Removes an image with all its tags.
