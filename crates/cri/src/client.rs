@@ -26,11 +26,11 @@ use crate::v1::{
     ListContainerStatsRequest, ListContainersRequest, ListImagesRequest, ListPodSandboxRequest,
     ListPodSandboxStatsRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStats,
     PodSandboxStatsFilter, PodSandboxStatsRequest, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
-    ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfigRequest, RuntimeConfigResponse,
-    StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
-    StopPodSandboxRequest, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
-    VersionRequest, VersionResponse,
+    PodSandboxStatusResponse, PullImageRequest, RemoveContainerRequest, RemoveImageRequest,
+    RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest, RuntimeConfigRequest,
+    RuntimeConfigResponse, StartContainerRequest, StatusRequest, StatusResponse,
+    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    UpdateRuntimeConfigRequest, VersionRequest, VersionResponse,
 };
 
 /// How long to wait for a runtime to take the connection.
