@@ -34,6 +34,9 @@ pub const AIORING: u32 = 1 << 13;
 pub const MEMFD: u32 = 1 << 14;
 /// A shadow stack.
 pub const SHSTK: u32 = 1 << 15;
+/// Not a mapping: a range of guard pages (madvise(2), MADV_GUARD_INSTALL) within one. Such entries
+/// stand behind all mappings, with `prot` and `flags` 0.
+pub const GUARD: u32 = 1 << 16;
 /// The page uprobes are run from.
 pub const UPROBES: u32 = 1 << 17;
 /// Not to be carried; never valid on disk.
@@ -55,6 +58,7 @@ pub const KNOWN: u32 = REGULAR
     | AIORING
     | MEMFD
     | SHSTK
+    | GUARD
     | UPROBES;
 
 /// Whether the pages of a mapping with this status are in the task's own pagemap.
