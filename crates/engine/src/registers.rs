@@ -96,10 +96,7 @@ pub fn dump_xstate(area: &[u8]) -> Result<msg::UserX86FpregsEntry, String> {
 ///
 /// # Errors
 /// What this processor lacks.
-pub fn restore_xstate(
-    entry: &msg::UserX86FpregsEntry,
-    current: &[u8],
-) -> Result<Vec<u8>, String> {
+pub fn restore_xstate(entry: &msg::UserX86FpregsEntry, current: &[u8]) -> Result<Vec<u8>, String> {
     let mut area = vec![0u8; current.len()];
     if area.len() < HEADER + 64 {
         return Err("this machine's extended state is shorter than its header".into());

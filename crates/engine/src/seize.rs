@@ -304,7 +304,8 @@ impl Tree {
                 Ok(()) => {}
                 // Seized and not stopped (an error came in between): stop it, then let go.
                 Err(_) => {
-                    if ptrace::interrupt(tid).is_ok() && matches!(self.wait_stop(tid), Ok(Some(_))) {
+                    if ptrace::interrupt(tid).is_ok() && matches!(self.wait_stop(tid), Ok(Some(_)))
+                    {
                         let _ = ptrace::detach(tid, 0);
                     }
                 }

@@ -40,9 +40,7 @@ pub fn dump_actions(
             [signal as u64, 0, 0, SET, 0, 0],
             2,
         )?;
-        let word = |at: usize| {
-            out[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_le_bytes)
-        };
+        let word = |at: usize| out[at * 8..at * 8 + 8].try_into().map_or(0, u64::from_le_bytes);
         actions.push(msg::SaEntry {
             sigaction: word(0),
             flags: word(1),
@@ -95,11 +93,7 @@ pub fn dump_alternate_stack(
     let out: [u8; 24] =
         remote.call_out(space, scratch, libc::SYS_sigaltstack, [0, 0, 0, 0, 0, 0], 1)?;
     let word = |at: usize| out[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    Ok(msg::ThreadSasEntry {
-        ss_sp: word(0),
-        ss_flags: word(8) as u32,
-        ss_size: word(16),
-    })
+    Ok(msg::ThreadSasEntry { ss_sp: word(0), ss_flags: word(8) as u32, ss_size: word(16) })
 }
 
 /// Sets the alternate signal stack of a thread. A thread that was running on it is not on it
@@ -119,9 +113,7 @@ pub fn restore_alternate_stack(
     let flags = sas.ss_flags & !(libc::SS_ONSTACK as u32);
     bytes[8..12].copy_from_slice(&flags.to_le_bytes());
     bytes[16..24].copy_from_slice(&sas.ss_size.to_le_bytes());
-    remote
-        .call_in(space, scratch, libc::SYS_sigaltstack, [0, 0, 0, 0, 0, 0], 0, &bytes)
-        .map(drop)
+    remote.call_in(space, scratch, libc::SYS_sigaltstack, [0, 0, 0, 0, 0, 0], 0, &bytes).map(drop)
 }
 
 /// Pending signals of a thread, or of its process when `shared`.
@@ -149,11 +141,10 @@ pub fn restore_pending(
     scratch: Scratch,
 ) -> io::Result<()> {
     for entry in &queue.signals {
-        let info: &SigInfo = entry
-            .siginfo
-            .as_slice()
-            .try_into()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "siginfo is not 128 bytes"))?;
+        let info: &SigInfo =
+            entry.siginfo.as_slice().try_into().map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidData, "siginfo is not 128 bytes")
+            })?;
         let signal = i32::from_le_bytes([info[0], info[1], info[2], info[3]]) as u64;
         let (pid, tid) = own;
         match tid {

@@ -152,8 +152,8 @@ pub fn create(
     space: &Space,
     scratch: Scratch,
 ) -> io::Result<()> {
-    let chosen = !timers.posix.is_empty()
-        && remote.prctl(PR_TIMER_CREATE_RESTORE_IDS, [1, 0, 0, 0]).is_ok();
+    let chosen =
+        !timers.posix.is_empty() && remote.prctl(PR_TIMER_CREATE_RESTORE_IDS, [1, 0, 0, 0]).is_ok();
     for timer in &timers.posix {
         // struct sigevent: value, signal, notify, thread id; then where the id goes.
         let mut bytes = vec![0u8; 64];
@@ -165,10 +165,7 @@ pub fn create(
         let clock = i64::from(timer.clock_id as i32) as u64;
         for _ in 0..TRIES {
             space.write(scratch.at, &bytes)?;
-            remote.call(
-                libc::SYS_timer_create,
-                [clock, scratch.at, scratch.at + 64, 0, 0, 0],
-            )?;
+            remote.call(libc::SYS_timer_create, [clock, scratch.at, scratch.at + 64, 0, 0, 0])?;
             let mut id = [0u8; 4];
             space.read(scratch.at + 64, &mut id)?;
             let id = u32::from_le_bytes(id);

@@ -191,6 +191,28 @@ pub unsafe fn clone3(args: CloneArgs<'_>) -> io::Result<Forked> {
     Ok(if ret == 0 { Forked::Child } else { Forked::Parent(ret as i32) })
 }
 
+/// Makes a child that sleeps until somebody takes it over by ptrace; it gets the first pid of
+/// `set_tid` when there is one. With `sibling` it becomes a child of the caller's parent.
+///
+/// # Safety
+/// As [`clone3`]: the calling process must be single-threaded.
+///
+/// # Errors
+/// Those of [`clone3`].
+pub unsafe fn spawn_sleeper(set_tid: &[i32], sibling: bool) -> io::Result<i32> {
+    let (flags, exit_signal) =
+        if sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
+    let args = CloneArgs { flags, exit_signal, set_tid, cgroup: None };
+    // SAFETY: the caller vouches for being single-threaded, and no memory is shared.
+    match unsafe { clone3(args) }? {
+        Forked::Parent(pid) => Ok(pid),
+        Forked::Child => loop {
+            // SAFETY: sleeps until a signal comes; nothing else runs in this process.
+            unsafe { libc::pause() };
+        },
+    }
+}
+
 /// Opens `/proc/PID/NAME` for reading.
 pub fn open_proc(pid: i32, name: &str) -> io::Result<File> {
     File::open(format!("/proc/{pid}/{name}"))

@@ -191,8 +191,8 @@ impl Work<'_, '_> {
             [PR_GET_CHILD_SUBREAPER as u64, 0, 0, 0, 0, 0],
             1,
         )?;
-        let membarrier =
-            leader.call_raw(libc::SYS_membarrier, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
+        let membarrier = leader
+            .call_raw(libc::SYS_membarrier, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
         Ok(Asked {
             actions: signals::dump_actions(leader, space, scratch)?,
             timers: timers::dump(leader, space, scratch, &|host| self.inside.of(host))?,
@@ -265,9 +265,7 @@ impl Work<'_, '_> {
                 sched_policy: Some(stat.policy),
                 sched_prio: (stat.rt_priority != 0).then_some(stat.rt_priority),
                 blk_sigset: Some(remote.mask()),
-                sas: Some(
-                    signals::dump_alternate_stack(remote, space, scratch).map_err(&kernel)?,
-                ),
+                sas: Some(signals::dump_alternate_stack(remote, space, scratch).map_err(&kernel)?),
                 pdeath_sig: (pdeath != 0).then_some(pdeath),
                 signals_p: Some(signals::dump_pending(tid, false).map_err(&kernel)?),
                 creds: Some(credentials::dump(&status, remote).map_err(&kernel)?),
@@ -298,10 +296,8 @@ impl Work<'_, '_> {
         let kernel = self.kernel("cannot read its signals");
         let stop = self.task.threads.iter().find_map(|t| t.group_stop);
         let mask = cores[0].thread_core.as_ref().and_then(|t| t.blk_sigset).unwrap_or(0);
-        let rlimits = limits::of(pid)?
-            .into_iter()
-            .map(|(cur, max)| msg::RlimitEntry { cur, max })
-            .collect();
+        let rlimits =
+            limits::of(pid)?.into_iter().map(|(cur, max)| msg::RlimitEntry { cur, max }).collect();
         cores[0].tc = Some(msg::TaskCoreEntry {
             task_state: if stop.is_some() { STOPPED } else { ALIVE },
             exit_code: 0,
@@ -346,8 +342,7 @@ impl Work<'_, '_> {
                     (Backing::File(id), Some(flags))
                 }
                 Kind::SharedAnonymous | Kind::Memfd | Kind::SystemV => {
-                    let what =
-                        format!("shared memory {} at {:x}", area.path.display(), area.start);
+                    let what = format!("shared memory {} at {:x}", area.path.display(), area.start);
                     return Err(self.refuse(what, "unmap it before the checkpoint"));
                 }
             };
@@ -397,11 +392,7 @@ impl Work<'_, '_> {
         Ok((self.files.path(pid, area.path.clone(), &stat, flags)?, flags))
     }
 
-    fn dump_pages(
-        &mut self,
-        mm: &msg::MmEntry,
-        sink: &mut dyn ImageSink,
-    ) -> Result<(), DumpError> {
+    fn dump_pages(&mut self, mm: &msg::MmEntry, sink: &mut dyn ImageSink) -> Result<(), DumpError> {
         let pid = self.pid();
         let kernel = self.kernel("cannot copy its memory");
         let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
@@ -438,4 +429,3 @@ fn number(pid: i32, file: &str, radix: u32) -> Result<i64, DumpError> {
     i64::from_str_radix(String::from_utf8_lossy(&text).trim(), radix)
         .map_err(|_| proc::malformed(&name, "not a number"))
 }
-

@@ -72,7 +72,10 @@ impl OpenFile {
 ///
 /// # Errors
 /// Those of fcntl(2).
-pub fn dump_owner(file: &OpenFile, inside: &dyn Fn(i32) -> i32) -> Result<msg::FownEntry, DumpError> {
+pub fn dump_owner(
+    file: &OpenFile,
+    inside: &dyn Fn(i32) -> i32,
+) -> Result<msg::FownEntry, DumpError> {
     let kernel =
         |source| DumpError::Kernel { pid: file.pid, what: "cannot read the file's owner", source };
     if file.info.flags & libc::O_PATH as u32 != 0 {
@@ -174,8 +177,10 @@ impl<'a> Collector<'a> {
         };
         for &(pid, fd, id) in self.seen.get(&key).into_iter().flatten() {
             let what = Kcmp::File(fd as u64, file.fd as u64);
-            let order = process::kcmp(pid, file.pid, what).map_err(|source| {
-                DumpError::Kernel { pid: file.pid, what: "cannot compare descriptors", source }
+            let order = process::kcmp(pid, file.pid, what).map_err(|source| DumpError::Kernel {
+                pid: file.pid,
+                what: "cannot compare descriptors",
+                source,
             })?;
             if order.is_eq() {
                 let kind = self
@@ -251,8 +256,10 @@ impl<'a> Collector<'a> {
 
 fn open(pid: i32, pidfd: std::os::fd::BorrowedFd<'_>, fd: i32) -> Result<OpenFile, DumpError> {
     let kernel = |what, source| DumpError::Kernel { pid, what, source };
-    let file = process::pidfd_getfd(pidfd, fd).map_err(|e| kernel("cannot take a descriptor", e))?;
-    let stat = rustix::fs::fstat(&file).map_err(|e| kernel("cannot stat a descriptor", e.into()))?;
+    let file =
+        process::pidfd_getfd(pidfd, fd).map_err(|e| kernel("cannot take a descriptor", e))?;
+    let stat =
+        rustix::fs::fstat(&file).map_err(|e| kernel("cannot stat a descriptor", e.into()))?;
     let link = proc::link(&format!("self/fd/{}", file.as_raw_fd()))?;
     let info = fdinfo::of(pid, fd)?;
     Ok(OpenFile { pid, fd, link, stat, info, file })

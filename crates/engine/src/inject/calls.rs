@@ -82,6 +82,14 @@ impl Remote {
         self.call(libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0]).map(drop)
     }
 
+    /// dup3(2).
+    ///
+    /// # Errors
+    /// The call's.
+    pub fn dup(&mut self, from: i32, to: i32, flags: i32) -> io::Result<()> {
+        self.call(libc::SYS_dup3, [from as u64, to as u64, flags as u64, 0, 0, 0]).map(drop)
+    }
+
     /// Maps private memory for the engine's use.
     ///
     /// # Errors

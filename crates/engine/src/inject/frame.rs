@@ -102,9 +102,8 @@ pub fn site(
     stack_pointers: &[u64],
     xstate: usize,
 ) -> std::io::Result<u64> {
-    let unsupported = |what: &'static str| {
-        std::io::Error::new(std::io::ErrorKind::Unsupported, what)
-    };
+    let unsupported =
+        |what: &'static str| std::io::Error::new(std::io::ErrorKind::Unsupported, what);
     let stack = areas
         .iter()
         .find(|a| a.special() == Some("[stack]"))

@@ -23,6 +23,26 @@ use cryopod_sys::wait::{self, Status};
 
 use crate::proc::maps::Area;
 
+/// Makes a sleeping child with the wanted pids (innermost pid namespace first) for restore to take
+/// over.
+///
+/// # Errors
+/// Those of clone3(2); `Unsupported` in a process with several threads.
+pub(crate) fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "only a process with a single thread can restore",
+        ));
+    }
+    #[expect(unsafe_code, reason = "one of the two homes of unsafe")]
+    // SAFETY: there is one thread, as just counted, and nobody else makes threads here.
+    unsafe {
+        cryopod_sys::process::spawn_sleeper(set_tid, false)
+    }
+}
+
 /// All signals blocked; the kernel leaves SIGKILL and SIGSTOP out.
 const ALL_BLOCKED: u64 = u64::MAX;
 
@@ -97,6 +117,10 @@ pub struct Remote {
     mask: u64,
     /// The registers of the last stop are ours, not the program's.
     entered: bool,
+    /// Host pid of the process or thread the last call made.
+    born: Option<i32>,
+    /// A signal to be delivered with the next step; 0: none.
+    deliver: i32,
     /// Signals that arrived in the middle of a call (SIGSTOP cannot be blocked), to be sent again.
     held: Vec<i32>,
 }
@@ -114,8 +138,7 @@ impl Remote {
         interrupted::settle_rseq(space, tid, &mut resolved)?;
         let mut put_back = resolved;
         interrupted::resolve(&mut resolved);
-        let content =
-            frame::Content { registers: &resolved, xstate: &ptrace::xstate(tid)?, mask };
+        let content = frame::Content { registers: &resolved, xstate: &ptrace::xstate(tid)?, mask };
         space.write(frame, &frame::build(frame, content))?;
         put_back.orig_rax = original.orig_rax;
         let remote = Self {
@@ -125,6 +148,8 @@ impl Remote {
             original: put_back,
             mask,
             entered: true,
+            born: None,
+            deliver: 0,
             held: Vec::new(),
         };
         remote.park()?;
@@ -178,9 +203,15 @@ impl Remote {
     /// Runs the thread to its next system call stop.
     fn step(&mut self) -> io::Result<()> {
         ptrace::resume_to_syscall(self.tid, 0)?;
+        if self.deliver != 0 {
+            cryopod_sys::process::tgkill(self.tid, self.tid, self.deliver)?;
+        }
         loop {
             match wait::wait_for(self.tid)? {
                 Status::Syscall => return Ok(()),
+                Status::Signal(signal) if signal == self.deliver => {
+                    ptrace::resume_to_syscall(self.tid, signal)?;
+                }
                 Status::Signal(signal) => {
                     self.held.push(signal);
                     ptrace::resume_to_syscall(self.tid, 0)?;
@@ -189,8 +220,12 @@ impl Remote {
                 Status::Event { event: wait::EVENT_STOP, .. } => {
                     ptrace::resume_to_syscall(self.tid, 0)?;
                 }
-                // The child of a clone: the caller of `call` picks it up by its pid.
-                Status::Event { .. } => ptrace::resume_to_syscall(self.tid, 0)?,
+                Status::Event { event, .. } => {
+                    if matches!(event, wait::EVENT_FORK | wait::EVENT_VFORK | wait::EVENT_CLONE) {
+                        self.born = Some(ptrace::event_message(self.tid)? as i32);
+                    }
+                    ptrace::resume_to_syscall(self.tid, 0)?;
+                }
                 Status::Exited(_) | Status::Killed(_) => {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
@@ -232,6 +267,12 @@ impl Remote {
         Ok(ret as u64)
     }
 
+    /// Host pid of the process or thread that the last fork or clone made.
+    #[must_use]
+    pub fn take_born(&mut self) -> Option<i32> {
+        self.born.take()
+    }
+
     /// Puts the thread back as it was, stopped by PTRACE_EVENT_STOP again.
     ///
     /// # Errors
@@ -250,9 +291,22 @@ impl Remote {
     /// # Errors
     /// Those of ptrace.
     pub fn abandon(mut self) -> io::Result<()> {
+        self.abandon_now()
+    }
+
+    /// As [`Remote::abandon`], for an owner that cannot part with it.
+    ///
+    /// # Errors
+    /// Those of ptrace.
+    pub fn abandon_now(&mut self) -> io::Result<()> {
         self.stop_again()?;
         self.entered = false;
         Ok(())
+    }
+
+    /// Lets this signal take effect in the next call instead of holding it back.
+    pub fn deliver(&mut self, signal: i32) {
+        self.deliver = signal;
     }
 
     /// Brings the thread from a system call exit to PTRACE_EVENT_STOP. There, unlike at the exit,

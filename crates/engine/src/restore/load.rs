@@ -1,0 +1,194 @@
+//! The images of a restore, read and checked for sense before anything is made.
+
+use std::collections::HashMap;
+
+use cryopod_images::pages::Pagemap;
+use cryopod_images::{Image, Reader, msg};
+use prost::Message;
+
+use crate::error::RestoreError;
+use crate::store::{ImageSource, Pages};
+
+/// States of `task_core_entry.task_state` that are not alive (1).
+pub(crate) const ZOMBIE: u32 = 3;
+pub(crate) const STOPPED: u32 = 6;
+
+/// Everything of one task.
+#[derive(Debug)]
+pub(crate) struct TaskImages {
+    pub(crate) tree: msg::PstreeEntry,
+    /// Cores of its threads, the leader first, with their ids inside.
+    pub(crate) cores: Vec<(i32, msg::CoreEntry)>,
+    /// Absent for a zombie.
+    pub(crate) body: Option<Body>,
+}
+
+/// What a living task has besides its threads.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) ids: msg::TaskKobjIdsEntry,
+    pub(crate) mm: msg::MmEntry,
+    pub(crate) fs: msg::FsEntry,
+    pub(crate) pagemap: Pagemap,
+    pub(crate) pages: Option<Pages>,
+}
+
+impl TaskImages {
+    /// Pid inside.
+    pub(crate) fn pid(&self) -> i32 {
+        self.tree.pid as i32
+    }
+
+    /// What belongs to the whole process.
+    pub(crate) fn process(&self) -> Result<&msg::TaskCoreEntry, RestoreError> {
+        self.cores[0].1.tc.as_ref().ok_or_else(|| RestoreError::Image {
+            name: Image::Core.file_name(self.tree.pid.into()),
+            what: "it has no part of the process".into(),
+        })
+    }
+}
+
+/// All images of the tree.
+#[derive(Debug)]
+pub(crate) struct Images {
+    pub(crate) tasks: Vec<TaskImages>,
+    pub(crate) files: HashMap<u32, msg::FileEntry>,
+    /// Descriptor tables by their id.
+    pub(crate) tables: HashMap<u32, Vec<msg::FdinfoEntry>>,
+}
+
+fn bad(name: &str, what: impl std::fmt::Display) -> RestoreError {
+    RestoreError::Image { name: name.to_owned(), what: what.to_string() }
+}
+
+fn bytes(
+    source: &dyn ImageSource,
+    image: Image,
+    id: u64,
+) -> Result<(String, Option<Vec<u8>>), RestoreError> {
+    let name = image.file_name(id);
+    let found =
+        source.get(&name).map_err(|source| RestoreError::Source { name: name.clone(), source })?;
+    Ok((name, found))
+}
+
+fn many<M: Message + Default>(
+    source: &dyn ImageSource,
+    image: Image,
+    id: u64,
+) -> Result<Option<Vec<M>>, RestoreError> {
+    let (name, found) = bytes(source, image, id)?;
+    let Some(found) = found else { return Ok(None) };
+    let reader = Reader::new(image, &name, &found).map_err(|e| bad(&name, e))?;
+    reader.all().map(Some).map_err(|e| bad(&name, e))
+}
+
+fn one<M: Message + Default>(
+    source: &dyn ImageSource,
+    image: Image,
+    id: u64,
+) -> Result<M, RestoreError> {
+    let (name, found) = bytes(source, image, id)?;
+    let found = found.ok_or_else(|| RestoreError::Missing { name: name.clone() })?;
+    let reader = Reader::new(image, &name, &found).map_err(|e| bad(&name, e))?;
+    reader.only().map_err(|e| bad(&name, e))
+}
+
+impl Images {
+    /// Reads all of them.
+    pub(crate) fn load(source: &dyn ImageSource) -> Result<Self, RestoreError> {
+        let _: msg::InventoryEntry = one(source, Image::Inventory, 0)?;
+        let tree: Vec<msg::PstreeEntry> = many(source, Image::Pstree, 0)?
+            .ok_or_else(|| RestoreError::Missing { name: Image::Pstree.file_name(0) })?;
+        if tree.is_empty() {
+            return Err(bad(&Image::Pstree.file_name(0), "it is empty"));
+        }
+        let files: Vec<msg::FileEntry> = many(source, Image::Files, 0)?.unwrap_or_default();
+        let mut images = Self {
+            tasks: Vec::new(),
+            files: files.into_iter().map(|f| (f.id, f)).collect(),
+            tables: HashMap::new(),
+        };
+        for entry in tree {
+            images.load_task(source, entry)?;
+        }
+        Ok(images)
+    }
+
+    fn load_task(
+        &mut self,
+        source: &dyn ImageSource,
+        tree: msg::PstreeEntry,
+    ) -> Result<(), RestoreError> {
+        let id = u64::from(tree.pid);
+        let mut tids: Vec<u32> = tree.threads.clone();
+        if let Some(at) = tids.iter().position(|t| *t == tree.pid) {
+            tids.swap(0, at);
+        } else {
+            tids.insert(0, tree.pid);
+        }
+        let mut cores = Vec::with_capacity(tids.len());
+        for tid in tids {
+            cores.push((tid as i32, one(source, Image::Core, u64::from(tid))?));
+        }
+        let mut task = TaskImages { tree, cores, body: None };
+        if task.process()?.task_state == ZOMBIE {
+            self.tasks.push(task);
+            return Ok(());
+        }
+        for (tid, core) in &task.cores {
+            let name = Image::Core.file_name(*tid as u64);
+            if core.thread_info.is_none() || core.thread_core.is_none() {
+                return Err(bad(&name, "registers or thread state are missing"));
+            }
+        }
+        let ids: msg::TaskKobjIdsEntry = one(source, Image::Ids, id)?;
+        let mm: msg::MmEntry = one(source, Image::Mm, id)?;
+        check_areas(&Image::Mm.file_name(id), &mm)?;
+        let (name, found) = bytes(source, Image::Pagemap, id)?;
+        let found = found.ok_or_else(|| RestoreError::Missing { name: name.clone() })?;
+        let pagemap = Pagemap::read(&name, &found).map_err(|e| bad(&name, e))?;
+        let pages_name = Image::Pages.file_name(pagemap.pages_id.into());
+        let pages = source
+            .pages(&pages_name)
+            .map_err(|source| RestoreError::Source { name: pages_name.clone(), source })?;
+        if pages.as_ref().map_or(0, |p| p.len) < pagemap.pages_len() {
+            return Err(bad(&pages_name, "it is shorter than its pagemap says"));
+        }
+        if pagemap.runs().iter().any(|run| run.in_parent()) {
+            return Err(bad(&name, "it refers to a parent image, which is not read yet"));
+        }
+        if let std::collections::hash_map::Entry::Vacant(slot) = self.tables.entry(ids.files_id) {
+            let table = many(source, Image::Fdinfo, u64::from(ids.files_id))?;
+            slot.insert(table.unwrap_or_default());
+        }
+        let fs = one(source, Image::Fs, id)?;
+        task.body = Some(Body { ids, mm, fs, pagemap, pages });
+        self.tasks.push(task);
+        Ok(())
+    }
+
+    /// The file entry of a path.
+    pub(crate) fn path(&self, id: u32) -> Result<&msg::RegFileEntry, RestoreError> {
+        self.files.get(&id).and_then(|f| f.reg.as_ref()).ok_or_else(|| {
+            bad(&Image::Files.file_name(0), format!("there is no path with id {id}"))
+        })
+    }
+}
+
+/// Highest user address of x86_64 with four page table levels.
+const TOP: u64 = 0x7fff_ffff_f000;
+
+fn check_areas(name: &str, mm: &msg::MmEntry) -> Result<(), RestoreError> {
+    let mut last = 0;
+    for area in &mm.vmas {
+        let aligned = area.start.is_multiple_of(4096) && area.end.is_multiple_of(4096);
+        let vsyscall = area.status & cryopod_images::vma::VSYSCALL != 0;
+        if !aligned || area.start >= area.end || area.start < last || (area.end > TOP && !vsyscall)
+        {
+            return Err(bad(name, format!("area {:x}-{:x} makes no sense", area.start, area.end)));
+        }
+        last = area.end;
+    }
+    Ok(())
+}

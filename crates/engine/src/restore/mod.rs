@@ -1,0 +1,200 @@
+//! Restore of a process tree: the order of the work.
+//!
+//! First the tree is forked from bare tasks, each stopped at birth, with its archived pid. Then
+//! every task is rebuilt by remote calls: address space, descriptors, threads, signals, timers,
+//! credentials. Last come the registers; all tasks are let go together, or none is.
+
+mod layout;
+mod load;
+mod process;
+mod transport;
+mod tree;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use cryopod_sys::ptrace;
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::RestoreError;
+use crate::files::regular;
+use crate::store::ImageSource;
+use load::Images;
+
+/// The process that becomes the tree's first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreRoot {
+    /// This process (host pid), a child of ours or of our parent, stopped by SIGSTOP inside
+    /// namespaces, mounts and cgroup that are ready; its pid inside is the archived one.
+    Stopped(i32),
+    /// Make it here, in the caller's own namespaces, with the archived pid. The caller must be
+    /// single-threaded.
+    Spawn,
+}
+
+/// How to restore.
+#[derive(Debug)]
+pub struct RestoreOptions {
+    /// Where the tree begins.
+    pub root: RestoreRoot,
+    /// Descriptors for what was recorded as external: `pipe:[INODE]` and its new end.
+    pub inherit: Vec<(String, OwnedFd)>,
+    /// Lower what cannot be raised to its archived value (limits) instead of refusing.
+    pub clamp: bool,
+}
+
+/// A tree that is complete and has not run yet. Dropping it kills it.
+#[derive(Debug)]
+pub struct Restored {
+    /// Host pid of the first process.
+    pub pid: i32,
+    /// Host tids of all threads, by process.
+    tasks: Vec<Vec<i32>>,
+    /// Processes that were stopped by job control, with the signal.
+    stopped: Vec<(i32, i32)>,
+    released: bool,
+}
+
+impl Restored {
+    /// Lets every task run.
+    ///
+    /// # Errors
+    /// A task that ended meanwhile; the others are killed.
+    pub fn release(mut self) -> Result<(), RestoreError> {
+        for (pid, signal) in &self.stopped {
+            cryopod_sys::process::kill(*pid, *signal).map_err(|source| RestoreError::Kernel {
+                pid: *pid,
+                what: "cannot stop it as it was".into(),
+                source,
+            })?;
+        }
+        for tid in self.tasks.iter().flatten() {
+            ptrace::detach(*tid, 0).map_err(|_| RestoreError::Vanished { pid: *tid })?;
+        }
+        self.released = true;
+        Ok(())
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        if !self.released {
+            kill_all(&self.tasks.iter().filter_map(|t| t.first().copied()).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// Kills processes and reaps those that are children of the caller.
+fn kill_all(pids: &[i32]) {
+    for pid in pids {
+        let _ = cryopod_sys::process::kill(*pid, libc::SIGKILL);
+    }
+    for pid in pids {
+        // A tracee reports its end to the tracer too, whoever its parent is.
+        while let Ok(status) = cryopod_sys::wait::wait_for(*pid) {
+            use cryopod_sys::wait::Status;
+            if matches!(status, Status::Exited(_) | Status::Killed(_)) {
+                break;
+            }
+        }
+    }
+}
+
+/// What is shared by the restore of all tasks.
+pub(crate) struct Context<'a> {
+    pub(crate) images: &'a Images,
+    pub(crate) options: &'a RestoreOptions,
+    /// Root directory of the tree.
+    pub(crate) root: OwnedFd,
+    /// Files opened so far, by id.
+    opened: HashMap<u32, OwnedFd>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("opened", &self.opened.len()).finish_non_exhaustive()
+    }
+}
+
+impl Context<'_> {
+    /// The open file with this id, opened at the first use.
+    pub(crate) fn file(&mut self, id: u32) -> Result<std::os::fd::BorrowedFd<'_>, RestoreError> {
+        if !self.opened.contains_key(&id) {
+            let fd = self.open(id)?;
+            self.opened.insert(id, fd);
+        }
+        self.opened
+            .get(&id)
+            .map(AsFd::as_fd)
+            .ok_or_else(|| RestoreError::Missing { name: format!("file {id}") })
+    }
+
+    fn open(&self, id: u32) -> Result<OwnedFd, RestoreError> {
+        let entry = self.images.files.get(&id).ok_or_else(|| RestoreError::Image {
+            name: "files.img".into(),
+            what: format!("there is no file with id {id}"),
+        })?;
+        if let Some(reg) = &entry.reg {
+            return regular::restore(reg, self.root.as_fd());
+        }
+        Err(RestoreError::Refused {
+            pid: 0,
+            what: format!("file {id} is of kind {:?}", entry.r#type()),
+            way_out: "this kind of open file is not carried yet",
+        })
+    }
+}
+
+/// Builds the archived tree, stopped.
+///
+/// # Errors
+/// See [`RestoreError`]; everything made is gone again.
+pub fn restore(
+    options: RestoreOptions,
+    images: &dyn ImageSource,
+) -> Result<Restored, RestoreError> {
+    let images = Images::load(images)?;
+    let mut forest = tree::Forest::new(&images);
+    let result = build(&options, &images, &mut forest);
+    match result {
+        Ok(restored) => Ok(restored),
+        Err(e) => {
+            forest.kill();
+            Err(e)
+        }
+    }
+}
+
+fn build(
+    options: &RestoreOptions,
+    images: &Images,
+    forest: &mut tree::Forest<'_>,
+) -> Result<Restored, RestoreError> {
+    forest.plant(options.root)?;
+    let pid = forest.root_pid()?;
+    let root = rustix::fs::open(
+        format!("/proc/{pid}/root"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| RestoreError::Kernel {
+        pid: 0,
+        what: "cannot open the root directory of the tree".into(),
+        source: io::Error::from(e),
+    })?;
+    let mut context = Context { images, options, root, opened: HashMap::new() };
+    let mut tasks = Vec::new();
+    let mut stopped = Vec::new();
+    for seedling in forest.take_living() {
+        let image = &images.tasks[seedling.index];
+        let host = seedling.pid;
+        let threads = process::rebuild(&mut context, image, seedling)?;
+        if image.process()?.task_state == load::STOPPED {
+            let signal = image.process()?.stop_signo.unwrap_or(libc::SIGSTOP as u32);
+            stopped.push((host, signal as i32));
+        }
+        tasks.push(threads);
+    }
+    Ok(Restored { pid, tasks, stopped, released: false })
+}

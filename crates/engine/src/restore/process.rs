@@ -1,0 +1,448 @@
+//! Rebuilding one process: address space, descriptors, threads, and what each thread has.
+
+use std::io;
+
+use cryopod_images::{Image, msg};
+use cryopod_sys::ptrace::{self, Registers};
+
+use super::Context;
+use super::layout;
+use super::load::{Body, TaskImages};
+use super::transport::Transport;
+use super::tree::{CLONE_ARGS_LEN, FRAME_AT, Seedling, await_birth, clone_args};
+use crate::error::RestoreError;
+use crate::inject::calls::Scratch;
+use crate::inject::{Remote, Space};
+use crate::{credentials, registers, signals, timers};
+
+const PR_SET_CHILD_SUBREAPER: i32 = 36;
+const PR_SET_THP_DISABLE: i32 = 41;
+const RSEQ_UNREGISTER: u64 = 1;
+const CLOSE_ALL: u64 = u32::MAX as u64;
+/// MEMBARRIER_CMD_REGISTER_*: each is the bit above its command's.
+const MEMBARRIER_REGISTER: [u64; 4] = [1 << 2, 1 << 4, 1 << 6, 1 << 8];
+
+/// One process under construction.
+struct Site<'c, 'i> {
+    context: &'c mut Context<'i>,
+    image: &'i TaskImages,
+    body: &'i Body,
+    space: Space,
+    remote: Remote,
+    scratch: Scratch,
+    host: i32,
+}
+
+/// Rebuilds a process up to its last instruction before release; host tids of its threads.
+pub(crate) fn rebuild<'i>(
+    context: &mut Context<'i>,
+    image: &'i TaskImages,
+    seedling: Seedling,
+) -> Result<Vec<i32>, RestoreError> {
+    let body = image.body.as_ref().ok_or_else(|| RestoreError::Missing {
+        name: Image::Mm.file_name(image.tree.pid.into()),
+    })?;
+    let Seedling { pid, space, remote, scratch, parking, .. } = seedling;
+    let mut site = Site { context, image, body, space, remote, scratch, host: pid };
+    let transport = site.detach()?;
+    site.address_space(&transport, parking)?;
+    site.descriptors(&transport)?;
+    site.directories(&transport)?;
+    let close = site.fail("cannot finish its descriptors");
+    site.remote.close(transport.theirs).map_err(close)?;
+    site.attributes()?;
+    let threads = site.threads()?;
+    site.complete(threads)
+}
+
+impl Site<'_, '_> {
+    fn fail(&self, what: &str) -> impl Fn(io::Error) -> RestoreError + use<> {
+        let pid = self.image.pid();
+        let what = what.to_owned();
+        move |source| match source.raw_os_error() {
+            Some(libc::ESRCH) => RestoreError::Vanished { pid },
+            _ => RestoreError::Kernel { pid, what: what.clone(), source },
+        }
+    }
+
+    fn image_error(&self, tid: i32, what: String) -> RestoreError {
+        RestoreError::Image { name: Image::Core.file_name(tid as u64), what }
+    }
+
+    /// Lets go of what the task inherited from the engine, but for its memory.
+    fn detach(&mut self) -> Result<Transport, RestoreError> {
+        let fail = self.fail("cannot be freed of what it inherited");
+        let rseq = ptrace::rseq(self.host).map_err(&fail)?;
+        if rseq.address != 0 {
+            let len = u64::from(rseq.size.max(32));
+            let sig = u64::from(rseq.signature);
+            self.remote
+                .call(libc::SYS_rseq, [rseq.address, len, RSEQ_UNREGISTER, sig, 0, 0])
+                .map_err(&fail)?;
+        }
+        self.remote.call(libc::SYS_set_robust_list, [0, 24, 0, 0, 0, 0]).map_err(&fail)?;
+        self.remote.call(libc::SYS_set_tid_address, [0; 6]).map_err(&fail)?;
+        let table = self.context.images.tables.get(&self.body.ids.files_id);
+        let highest = table.into_iter().flatten().map(|e| e.fd).max().unwrap_or(2);
+        let at = highest as i32 + 1;
+        let transport =
+            Transport::open(&mut self.remote, &self.space, self.scratch, at).map_err(&fail)?;
+        let at = at as u64;
+        self.remote.call(libc::SYS_close_range, [0, at - 1, 0, 0, 0, 0]).map_err(&fail)?;
+        self.remote.call(libc::SYS_close_range, [at + 1, CLOSE_ALL, 0, 0, 0, 0]).map_err(&fail)?;
+        Ok(transport)
+    }
+
+    fn address_space(&mut self, transport: &Transport, parking: u64) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot rebuild its memory");
+        let now = layout::current(self.host).map_err(&fail)?;
+        let (body, scratch) = (self.body, self.scratch);
+        layout::clear(&mut self.remote, &now, scratch).map_err(&fail)?;
+        layout::move_kernel_pages(body, &mut self.remote, &mut self.space, &now, parking).map_err(
+            |source| match source.kind() {
+                io::ErrorKind::InvalidData => RestoreError::Refused {
+                    pid: self.image.pid(),
+                    what: source.to_string(),
+                    way_out: "restore it on a machine with the kernel of the checkpoint",
+                },
+                _ => fail(source),
+            },
+        )?;
+        // What `map` asks for: a descriptor in the task. A typed refusal of a file is kept aside,
+        // since the caller of back only knows errors of the kernel.
+        let mut refused = None;
+        let context = &mut *self.context;
+        let mapped =
+            layout::map(body, &mut self.remote, &self.space, &mut |area, remote, space| {
+                let id = area.shmid as u32;
+                let file = match context.file(id) {
+                    Ok(file) => file,
+                    Err(e) => {
+                        refused = Some(e);
+                        return Err(io::Error::other("refused"));
+                    }
+                };
+                Ok((transport.send(file, remote, space, scratch)?, area.pgoff))
+            });
+        if let Some(e) = refused {
+            return Err(e);
+        }
+        mapped.map_err(&fail)?;
+        layout::fill(body, &mut self.remote, &self.space, scratch, transport).map_err(&fail)?;
+        layout::finish(body, &mut self.remote).map_err(&fail)?;
+        self.context.images.path(body.mm.exe_file_id)?;
+        let exe = self.context.file(body.mm.exe_file_id)?;
+        let exe = transport.send(exe, &mut self.remote, &self.space, scratch).map_err(&fail)?;
+        layout::set_bounds(&body.mm, exe, &mut self.remote, &self.space, scratch)
+            .map_err(self.fail("cannot set the bounds of its memory"))?;
+        self.remote.close(exe).map_err(&fail)
+    }
+
+    fn descriptors(&mut self, transport: &Transport) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot take a descriptor");
+        let images = self.context.images;
+        let table = images.tables.get(&self.body.ids.files_id);
+        for entry in table.into_iter().flatten() {
+            let file = self.context.file(entry.id)?;
+            let got =
+                transport.send(file, &mut self.remote, &self.space, self.scratch).map_err(&fail)?;
+            let want = entry.fd as i32;
+            let cloexec = entry.flags & 1 != 0;
+            if got == want {
+                if !cloexec {
+                    self.remote
+                        .call(libc::SYS_fcntl, [want as u64, libc::F_SETFD as u64, 0, 0, 0, 0])
+                        .map_err(&fail)?;
+                }
+            } else {
+                let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
+                self.remote.dup(got, want, flags).map_err(&fail)?;
+                self.remote.close(got).map_err(&fail)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn directories(&mut self, transport: &Transport) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot enter its working directory");
+        let fs = &self.body.fs;
+        let root = self.context.images.path(fs.root_id)?;
+        if root.name != b"/" {
+            let dir = self.context.file(fs.root_id)?;
+            let fd =
+                transport.send(dir, &mut self.remote, &self.space, self.scratch).map_err(&fail)?;
+            self.remote.call(libc::SYS_fchdir, [fd as u64, 0, 0, 0, 0, 0]).map_err(&fail)?;
+            self.remote
+                .call_in(&self.space, self.scratch, libc::SYS_chroot, [0; 6], 0, b".\0")
+                .map_err(&fail)?;
+            self.remote.close(fd).map_err(&fail)?;
+        }
+        let dir = self.context.file(fs.cwd_id)?;
+        let fd = transport.send(dir, &mut self.remote, &self.space, self.scratch).map_err(&fail)?;
+        self.remote.call(libc::SYS_fchdir, [fd as u64, 0, 0, 0, 0, 0]).map_err(&fail)?;
+        self.remote.close(fd).map_err(&fail)?;
+        if let Some(umask) = fs.umask {
+            self.remote.call(libc::SYS_umask, [u64::from(umask), 0, 0, 0, 0, 0]).map_err(&fail)?;
+        }
+        Ok(())
+    }
+
+    /// What belongs to the process as a whole.
+    fn attributes(&mut self) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot set its attributes");
+        let core = self.image.process()?;
+        self.limits(core)?;
+        if let Some(adj) = core.oom_score_adj {
+            self.oom_score(adj)?;
+        }
+        let remote = &mut self.remote;
+        if core.personality != 0 {
+            let persona = u64::from(core.personality);
+            remote.call(libc::SYS_personality, [persona, 0, 0, 0, 0, 0]).map_err(&fail)?;
+        }
+        if core.child_subreaper == Some(true) {
+            remote.prctl(PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0]).map_err(&fail)?;
+        }
+        if self.body.mm.thp_disabled == Some(true) {
+            remote.prctl(PR_SET_THP_DISABLE, [1, 0, 0, 0]).map_err(&fail)?;
+        }
+        let registered = core.membarrier_registration_mask.unwrap_or(0);
+        for command in MEMBARRIER_REGISTER {
+            // GET_REGISTRATIONS answers with the bits of the registering commands.
+            if u64::from(registered) & command != 0 {
+                remote.call(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]).map_err(&fail)?;
+            }
+        }
+        // Ignoring a signal throws away what is pending: the engine's own SIGCONT, and SIGCHLD of
+        // the zombies that were just made.
+        for signal in [libc::SIGCONT, libc::SIGCHLD] {
+            let mut ignore = [0u8; 32];
+            ignore[0] = 1;
+            remote
+                .call_in(
+                    &self.space,
+                    self.scratch,
+                    libc::SYS_rt_sigaction,
+                    [signal as u64, 0, 0, 8, 0, 0],
+                    1,
+                    &ignore,
+                )
+                .map_err(&fail)?;
+        }
+        signals::restore_actions(&core.sigactions, remote, &self.space, self.scratch).map_err(&fail)
+    }
+
+    fn limits(&mut self, core: &msg::TaskCoreEntry) -> Result<(), RestoreError> {
+        let pid = self.image.pid();
+        let fail = self.fail("cannot set a resource limit");
+        let now = crate::proc::limits::of(self.host).map_err(|e| fail(io::Error::other(e)))?;
+        let wanted = core.rlimits.as_ref().map_or(&[][..], |l| &l.rlimits);
+        for (resource, (limit, (_, hard))) in wanted.iter().zip(now).enumerate() {
+            let mut bytes = [limit.cur, limit.max];
+            if limit.max > hard {
+                if !self.context.options.clamp {
+                    let allowed = self.set_limit(resource, bytes);
+                    if allowed.is_ok() {
+                        continue;
+                    }
+                    return Err(RestoreError::Refused {
+                        pid,
+                        what: format!(
+                            "resource limit {resource} was {}, here it is {hard}",
+                            limit.max
+                        ),
+                        way_out: "restore with the right to raise limits, or with clamping",
+                    });
+                }
+                bytes = [limit.cur.min(hard), hard];
+            }
+            self.set_limit(resource, bytes).map_err(&fail)?;
+        }
+        Ok(())
+    }
+
+    fn set_limit(&mut self, resource: usize, values: [u64; 2]) -> io::Result<()> {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.remote
+            .call_in(
+                &self.space,
+                self.scratch,
+                libc::SYS_prlimit64,
+                [0, resource as u64, 0, 0, 0, 0],
+                2,
+                &bytes,
+            )
+            .map(drop)
+    }
+
+    fn oom_score(&self, wanted: i32) -> Result<(), RestoreError> {
+        let path = format!("/proc/{}/oom_score_adj", self.host);
+        match std::fs::write(&path, wanted.to_string()) {
+            Ok(()) => Ok(()),
+            Err(_) if self.context.options.clamp => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => Err(RestoreError::Refused {
+                pid: self.image.pid(),
+                what: format!("its oom_score_adj was {wanted}, which may not be lowered here"),
+                way_out: "restore with CAP_SYS_RESOURCE, or with clamping",
+            }),
+            Err(e) => Err(self.fail("cannot set oom_score_adj")(e)),
+        }
+    }
+
+    /// Makes the other threads and gives each its state; host tids in the images' order.
+    fn threads(&mut self) -> Result<Vec<i32>, RestoreError> {
+        let fail = self.fail("cannot make a thread");
+        let image = self.image;
+        let flags = (libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM) as u64;
+        let mut tids = vec![self.host];
+        for (tid, _) in &image.cores[1..] {
+            clone_args(&self.space, self.scratch, flags, 0, *tid).map_err(&fail)?;
+            let args = [self.scratch.at, CLONE_ARGS_LEN, 0, 0, 0, 0];
+            self.remote.call(libc::SYS_clone3, args).map_err(&fail)?;
+            let host = self.remote.take_born().ok_or(RestoreError::Vanished { pid: *tid })?;
+            await_birth(host).map_err(&fail)?;
+            tids.push(host);
+        }
+        Ok(tids)
+    }
+
+    /// The last steps: thread by thread, the leader at the end.
+    fn complete(mut self, tids: Vec<i32>) -> Result<Vec<i32>, RestoreError> {
+        let fail = self.fail("cannot complete it");
+        let image = self.image;
+        let core = image.process()?;
+        let (scratch, pid) = (self.scratch, image.pid());
+        if let Some(t) = &core.timers {
+            timers::create(t, &mut self.remote, &self.space, scratch)
+                .map_err(self.fail("cannot make its timers"))?;
+        }
+        if let Some(queue) = &core.signals_s {
+            signals::restore_pending(queue, (pid, None), &mut self.remote, &self.space, scratch)
+                .map_err(&fail)?;
+        }
+        for ((tid, core), host) in image.cores.iter().zip(&tids).skip(1) {
+            let mut remote =
+                Remote::enter(&self.space, *host, scratch.at + FRAME_AT).map_err(&fail)?;
+            thread_state(core, (pid, *tid), &mut remote, &self.space, scratch)
+                .map_err(self.fail("cannot give a thread its state"))?;
+            remote.abandon().map_err(&fail)?;
+            self.set_processor(*tid, *host, core)?;
+        }
+        let leader = &image.cores[0].1;
+        if let Some(t) = &core.timers {
+            timers::arm(t, &mut self.remote, &self.space, scratch).map_err(&fail)?;
+        }
+        thread_state(leader, (pid, pid), &mut self.remote, &self.space, scratch)
+            .map_err(self.fail("cannot give its first thread its state"))?;
+        // Changing credentials made it undumpable.
+        if let Some(dumpable @ (0 | 1)) = self.body.mm.dumpable {
+            self.remote.prctl(libc::PR_SET_DUMPABLE, [dumpable as u64, 0, 0, 0]).map_err(&fail)?;
+        }
+        self.remote.munmap(scratch.at, scratch.len).map_err(&fail)?;
+        self.set_last(leader)?;
+        self.space.close().map_err(&fail)?;
+        Ok(tids)
+    }
+
+    fn set_last(&mut self, core: &msg::CoreEntry) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot set its registers");
+        self.remote.abandon_now().map_err(&fail)?;
+        self.set_processor(self.image.pid(), self.host, core)
+    }
+
+    /// Registers, extended state and signal mask of a thread.
+    fn set_processor(
+        &self,
+        tid: i32,
+        host: i32,
+        core: &msg::CoreEntry,
+    ) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot set registers");
+        let Some(info) = &core.thread_info else {
+            return Err(self.image_error(tid, "it has no registers".into()));
+        };
+        let current = ptrace::xstate(host).map_err(&fail)?;
+        let xstate = registers::restore_xstate(&info.fpregs, &current)
+            .map_err(|what| self.image_error(tid, what))?;
+        let regs: Registers =
+            registers::restore_general(&info.gpregs).map_err(|what| self.image_error(tid, what))?;
+        ptrace::set_xstate(host, &xstate).map_err(&fail)?;
+        ptrace::set_registers(host, &regs).map_err(&fail)?;
+        let mask = core.thread_core.as_ref().and_then(|t| t.blk_sigset);
+        let mask = mask.or(core.tc.as_ref().map(|t| t.blk_sigset)).unwrap_or(0);
+        ptrace::set_signal_mask(host, mask).map_err(&fail)
+    }
+}
+
+/// What each thread has for itself; credentials last. `own` is (pid, tid) inside.
+fn thread_state(
+    core: &msg::CoreEntry,
+    own: (i32, i32),
+    remote: &mut Remote,
+    space: &Space,
+    scratch: Scratch,
+) -> io::Result<()> {
+    let (Some(info), Some(state)) = (&core.thread_info, &core.thread_core) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the thread has no state"));
+    };
+    let name = state.comm.as_ref().or(core.tc.as_ref().map(|t| &t.comm));
+    if let Some(name) = name {
+        let bytes: Vec<u8> = name.iter().copied().take(15).chain([0]).collect();
+        let args = [libc::PR_SET_NAME as u64, 0, 0, 0, 0, 0];
+        remote.call_in(space, scratch, libc::SYS_prctl, args, 1, &bytes)?;
+    }
+    if let Some(sas) = &state.sas {
+        signals::restore_alternate_stack(sas, remote, space, scratch)?;
+    }
+    if let Some(queue) = &state.signals_p {
+        signals::restore_pending(queue, (own.0, Some(own.1)), remote, space, scratch)?;
+    }
+    let robust = [state.futex_rla, u64::from(state.futex_rla_len), 0, 0, 0, 0];
+    if state.futex_rla_len != 0 {
+        remote.call(libc::SYS_set_robust_list, robust)?;
+    }
+    remote.call(libc::SYS_set_tid_address, [info.clear_tid_addr, 0, 0, 0, 0, 0])?;
+    if let Some(rseq) = &state.rseq_entry
+        && rseq.rseq_abi_pointer != 0
+    {
+        let len = u64::from(rseq.rseq_abi_size);
+        let args = [rseq.rseq_abi_pointer, len, 0, u64::from(rseq.signature), 0, 0];
+        remote.call(libc::SYS_rseq, args)?;
+    }
+    schedule(state, remote, space, scratch)?;
+    if let Some(creds) = &state.creds {
+        credentials::restore(creds, remote, space, scratch)?;
+    }
+    // A change of credentials clears it.
+    if let Some(signal) = state.pdeath_sig {
+        remote.prctl(libc::PR_SET_PDEATHSIG, [u64::from(signal), 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// Scheduling policy, priority and nice value, where they differ from the default.
+fn schedule(
+    state: &msg::ThreadCoreEntry,
+    remote: &mut Remote,
+    space: &Space,
+    scratch: Scratch,
+) -> io::Result<()> {
+    let policy = state.sched_policy.unwrap_or(0);
+    let priority = state.sched_prio.unwrap_or(0);
+    let args = [0, u64::from(policy), 0, 0, 0, 0];
+    remote.call_in(
+        space,
+        scratch,
+        libc::SYS_sched_setscheduler,
+        args,
+        2,
+        &priority.to_le_bytes(),
+    )?;
+    let nice = i64::from(state.sched_nice.unwrap_or(0)) as u64;
+    remote.call(libc::SYS_setpriority, [libc::PRIO_PROCESS.into(), 0, nice, 0, 0, 0]).map(drop)
+}
