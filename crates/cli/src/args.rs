@@ -1,0 +1,471 @@
+//! The command line: names, defaults and the texts of `--help`. No effects here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::quantity::{Bytes, Cpus};
+use crate::target::Target;
+
+/// Socket of `cryopod serve` unless told otherwise.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/cryopod/cryopod.sock";
+
+/// Checkpoint a running container, and let it go on at the same point, here or elsewhere.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cryopod",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes:
+  0 done    1 failed    2 wrong usage    3 not found    4 refused: not as things are now
+  5 a time limit passed    6 `cryopod serve` cannot be reached
+  `exec` gives the command's own code, and 125 when cryopod itself failed.
+
+Begin with:
+  cryopod demo                             see the whole way, with everything cleaned up after
+  cryopod serve &                          the node agent: HTTPS API and container runtime
+  cryopod run --host-programs --name counter -- /bin/sh -c 'while :; do date; sleep 1; done'
+  cryopod checkpoint default/counter/counter
+  cryopod restore /var/lib/kubelet/checkpoints/checkpoint-….tar
+
+An archive holds everything the container's memory held: keys, tokens and passwords too.
+Keep it and copy it as you would these."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node agent: the kubelet's checkpoint API over HTTPS, and the container runtime.
+    Serve(Box<ServeArgs>),
+    /// Make a container and let it run.
+    Run(Box<RunArgs>),
+    /// List pods' containers.
+    Ps(PsArgs),
+    /// Print what a container wrote.
+    Logs(LogsArgs),
+    /// Stop a container, or all of a pod.
+    Stop(StopArgs),
+    /// Remove a container, or a pod.
+    Rm(RmArgs),
+    /// Run a command in a running container and wait for its end.
+    Exec(ExecArgs),
+    /// Take a checkpoint of a running container into an archive.
+    Checkpoint(CheckpointArgs),
+    /// List checkpoint archives.
+    List(ListArgs),
+    /// Let a container go on from a checkpoint archive.
+    Restore(Box<RestoreArgs>),
+    /// Show the whole way: serve, run, checkpoint over HTTPS, kill, restore.
+    Demo(DemoArgs),
+    /// Print the versions of this program and of the runtime it talks to.
+    Version(VersionArgs),
+    /// The demo's container: counts, and watches the clock.
+    #[command(hide = true)]
+    Counter(CounterArgs),
+}
+
+/// Which server a command talks to.
+#[derive(Args, Debug)]
+pub(crate) struct ConnectionArgs {
+    /// Socket of `cryopod serve` (or of another CRI runtime)
+    #[arg(long, env = "CRYOPOD_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub(crate) socket: String,
+}
+
+/// How a command prints its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one JSON document
+    Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OutputArgs {
+    /// How to print the result
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line of text each
+    #[default]
+    Text,
+    /// One JSON object each
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod serve
+      HTTPS on 127.0.0.1:10250 with a self-signed certificate, CRI on /run/cryopod/cryopod.sock.
+      Nobody can authenticate yet, so the HTTPS API is not opened: give --client-ca-file for it.
+  cryopod serve --client-ca-file /etc/kubernetes/pki/ca.crt --address 0.0.0.0:10250
+      Callers show a client certificate of that authority:
+      curl -k --cert c.crt --key c.key -X POST https://NODE:10250/checkpoint/NS/POD/CONTAINER
+  cryopod serve --container-runtime-endpoint unix:///run/containerd/containerd.sock \\
+                --client-ca-file ca.crt
+      The HTTPS API only, in front of containerd.
+
+SIGTERM and SIGINT end it once open calls are done. Containers go on without it, and a new `serve`
+finds them again, also after SIGKILL.")]
+pub(crate) struct ServeArgs {
+    /// Address and port of the HTTPS API
+    #[arg(long, default_value = "127.0.0.1:10250", value_name = "ADDR:PORT")]
+    pub(crate) address: SocketAddr,
+    /// Socket of the CRI server of the embedded runtime
+    #[arg(long, env = "CRYOPOD_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Folder whose `checkpoints` folder takes the archives
+    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
+    pub(crate) root_dir: PathBuf,
+    /// Folder of images, records and writable layers
+    #[arg(long, default_value = "/var/lib/cryopod", value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Folder of sockets and locks, gone after a reboot
+    #[arg(long, default_value = "/run/cryopod", value_name = "DIR")]
+    pub(crate) run_dir: PathBuf,
+    /// Folder under which `cryopod run` keeps containers' logs
+    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
+    pub(crate) log_dir: PathBuf,
+    /// Certificates (PEM) of authorities whose client certificates are accepted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_ca_file: Option<PathBuf>,
+    /// Serving certificate (PEM); without it a self-signed one is made
+    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
+    pub(crate) tls_cert_file: Option<PathBuf>,
+    /// Key (PEM) of the serving certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub(crate) tls_private_key_file: Option<PathBuf>,
+    /// Let callers without a certificate in. Anyone who reaches the port can then read the memory
+    /// of every container
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub(crate) anonymous_auth: bool,
+    /// Features to turn on or off, as the kubelet takes them: Name=true,Name=false
+    #[arg(long, default_value = "", value_name = "GATES")]
+    pub(crate) feature_gates: String,
+    /// Socket of another CRI runtime to use instead of the embedded one
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) container_runtime_endpoint: Option<String>,
+    /// Name of this node in authorization; the host's name unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Name of our cgroup below the roots of the hierarchies
+    #[arg(long, default_value = "cryopod", value_name = "NAME")]
+    pub(crate) cgroup_parent: String,
+    /// How log lines look; which ones, the variable CRYOPOD_LOG says (error, warn, info, debug)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Whose network a pod uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Network {
+    /// Loopback only
+    #[default]
+    Private,
+    /// The machine's
+    Host,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod run --host-programs --name counter -- /bin/sh -c 'while :; do date; sleep 1; done'
+  cryopod run --image ./redis-layout --name redis --network host --memory 512M
+  cryopod run --image redis.tar --name redis --mount /srv/redis:/data -- redis-server --port 6400
+  cryopod run --rootfs ./debian --name sh --user 1000:1000 --env LANG=C.UTF-8 -- /bin/sleep inf
+
+The container's id is printed. It runs in the background: see `cryopod logs --follow`.")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// Name of the pod; the container's name unless given. A pod that is there is used
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pod: Option<String>,
+    /// Namespace of the pod
+    #[arg(long, short, default_value = "default", value_name = "NAME")]
+    pub(crate) namespace: String,
+    /// Environment variable; without a value it is taken from here. Can be repeated
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Folder or file of the host to show in the container. Can be repeated
+    #[arg(long, value_name = "HOST:CONTAINER[:ro]")]
+    pub(crate) mount: Vec<String>,
+    /// User, and group, as numbers or as names of the container's own /etc/passwd
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Working folder
+    #[arg(long, short, value_name = "DIR", default_value = "")]
+    pub(crate) workdir: String,
+    /// Limit of memory: bytes, or with K, M, G (powers of 1024)
+    #[arg(long, short, value_name = "BYTES")]
+    pub(crate) memory: Option<Bytes>,
+    /// Limit of processors: 1.5 is one and a half
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<Cpus>,
+    /// Limit of processes and threads
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pids: Option<u32>,
+    /// Whose network to use
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) network: Network,
+    /// Make the root filesystem read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Label of the container. Can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+    /// Program and arguments; the image's own unless given
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Where the root filesystem comes from.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SourceArgs {
+    /// An OCI image layout (folder), a tar of one or of `docker save`, or a stored image's name
+    #[arg(long, value_name = "PATH|NAME")]
+    pub(crate) image: Option<String>,
+    /// A folder that holds a root filesystem; it is not written to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// The host's own programs, read-only
+    #[arg(long)]
+    pub(crate) host_programs: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod ps
+  cryopod ps --all --output json | jq '.[].id'")]
+pub(crate) struct PsArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Those that do not run, too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// Only pods of this namespace
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod logs default/counter/counter --follow
+  cryopod logs counter-id --tail 20 --timestamps")]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Whose: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
+    pub(crate) target: Target,
+    /// Wait for more, until the container ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Print the time of each line before it
+    #[arg(long, short)]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
+    pub(crate) target: Target,
+    /// Seconds between asking and killing; 0 kills at once
+    #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
+    pub(crate) grace: u32,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "The pod goes with its last container.")]
+pub(crate) struct RmArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
+    pub(crate) target: Target,
+    /// Kill it first if it runs
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod exec default/redis/redis -- redis-cli ping
+  cryopod exec --timeout 5 default/web/app -- /bin/sh -c 'cat /proc/1/status'
+
+The exit code is the command's own; 125 when cryopod itself failed.")]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Where: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
+    pub(crate) target: Target,
+    /// Kill the command after so many seconds; 0: never
+    #[arg(long, short, default_value_t = 0, value_name = "SECONDS")]
+    pub(crate) timeout: u32,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod checkpoint default/counter/counter
+      The container goes on; the archive's path is printed.
+  cryopod checkpoint default/redis/redis --stop --with-image --archive /mnt/usb/redis.tar
+      A move: captured and stopped in one freeze, and the archive alone is enough elsewhere.
+
+The archive holds everything the container's memory held: keys, tokens and passwords too.")]
+pub(crate) struct CheckpointArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
+    pub(crate) target: Target,
+    /// Give up after so many seconds; the container goes on then
+    #[arg(long, short, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) timeout: Option<u32>,
+    /// Stop the container in the same freeze: two copies must not go on
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Put the container's image into the archive
+    #[arg(long)]
+    pub(crate) with_image: bool,
+    /// Path of the archive; in the node's folder of checkpoints unless given
+    #[arg(long, short, value_name = "PATH")]
+    pub(crate) archive: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod list
+  cryopod list --dir /mnt/usb --output json")]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// Folder to look in; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod restore /var/lib/kubelet/checkpoints/checkpoint-counter_default-counter-….tar
+  cryopod restore redis.tar --namespace test --mount /srv/redis-copy:/data
+
+What the container may do comes from the archive, except what reaches out of it: mounts of the host
+and the host's network are given here, or not at all.")]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// Name of the container; the archive's unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Name of the pod; the archive's unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pod: Option<String>,
+    /// Namespace of the pod; the archive's unless given
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Folder or file of the host to show in the container. Can be repeated
+    #[arg(long, value_name = "HOST:CONTAINER[:ro]")]
+    pub(crate) mount: Vec<String>,
+    /// Whose network to use
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) network: Network,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Leave the demo's folder in place and print its path
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VersionArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CounterArgs {
+    /// 32 hexadecimal digits that mark the counter's page of memory
+    pub(crate) mark: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn anonymous_auth_is_off_unless_asked_for_by_name() {
+        let anonymous = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Serve(args) => args.anonymous_auth,
+            other => panic!("{other:?}"),
+        };
+        assert!(!anonymous(&["cryopod", "serve"]));
+        assert!(anonymous(&["cryopod", "serve", "--anonymous-auth"]));
+        assert!(anonymous(&["cryopod", "serve", "--anonymous-auth=true"]));
+        assert!(!anonymous(&["cryopod", "serve", "--anonymous-auth=false"]));
+    }
+
+    #[test]
+    fn run_wants_exactly_one_source() {
+        let run = |more: &[&str]| {
+            let base = ["cryopod", "run", "--name", "c"];
+            Cli::try_parse_from(base.iter().chain(more)).map(drop)
+        };
+        assert!(run(&[]).is_err());
+        assert!(run(&["--host-programs"]).is_ok());
+        assert!(run(&["--host-programs", "--rootfs", "/r"]).is_err());
+        assert!(run(&["--image", "x", "--", "ls", "--color"]).is_ok());
+    }
+}

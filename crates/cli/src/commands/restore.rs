@@ -1,0 +1,76 @@
+//! `restore`: a container that goes on from an archive. The image of a container that is an
+//! archive's path makes the runtime restore it.
+
+use anyhow::Context;
+use cryopod_cri::v1;
+
+use super::run::{PodPlace, start};
+use super::{connect, mount, namespaces};
+use crate::args::{Network, Output, RestoreArgs};
+use crate::exit::Refused;
+use crate::identity::{self, Identity};
+use crate::print::{self, Progress};
+use crate::reference::Reference;
+
+pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
+    let archive = std::path::absolute(&args.archive).context("the archive's path")?;
+    let identity = chosen(args, identity::read(&archive)?)?;
+    let mounts = args.mount.iter().map(|text| mount(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    print::note(format_args!(
+        "restoring {}/{}/{} with the {} network and {}",
+        identity.namespace,
+        identity.pod,
+        identity.container,
+        if args.network == Network::Host { "host's" } else { "private" },
+        match mounts.as_slice() {
+            [] => "no mounts of the host".to_owned(),
+            all => all
+                .iter()
+                .map(|one| format!("{} at {}", one.host_path, one.container_path))
+                .collect::<Vec<_>>()
+                .join(", "),
+        }
+    ));
+    let client = connect(&args.connection).await?;
+    let config = v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: identity.container, attempt: 0 }),
+        image: Some(v1::ImageSpec {
+            image: Reference::Archive(archive).to_string(),
+            ..Default::default()
+        }),
+        mounts,
+        linux: Some(v1::LinuxContainerConfig {
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces(args.network)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let place =
+        PodPlace { namespace: identity.namespace, name: identity.pod, network: args.network };
+    let progress = Progress::start("restoring");
+    let made = start(&client, &place, config).await?;
+    drop(progress);
+    match args.result.output {
+        Output::Json => print::json(&made),
+        Output::Table => print::line(&made.id),
+    }
+}
+
+/// The names to use: those given, and for the rest the archive's.
+fn chosen(args: &RestoreArgs, archive: Identity) -> Result<Identity, Refused> {
+    let choose = |given: &Option<String>, stored: String, option: &str| {
+        let name = given.clone().unwrap_or(stored);
+        if name.is_empty() {
+            return Err(Refused { reason: format!("the archive does not say: give {option}") });
+        }
+        Ok(name)
+    };
+    Ok(Identity {
+        namespace: choose(&args.namespace, archive.namespace, "--namespace")?,
+        pod: choose(&args.pod, archive.pod, "--pod")?,
+        container: choose(&args.name, archive.container, "--name")?,
+    })
+}
