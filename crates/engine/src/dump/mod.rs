@@ -205,6 +205,10 @@ pub fn dump(
         work.dump(sink)?;
     }
     while_frozen().map_err(DumpError::WhileFrozen)?;
+    let pipes = std::mem::take(&mut files.pipes);
+    if let Some(bytes) = crate::files::pipes::finish(pipes, &options.external_pipes)? {
+        pending.add(Image::PipesData, 0, bytes);
+    }
     let entries = std::mem::take(&mut files.entries);
     drop(files);
     let frozen = if options.leave_running {

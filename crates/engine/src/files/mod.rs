@@ -4,6 +4,8 @@
 //! directly. Two descriptors share an open file description when kcmp(2) says so; candidates are
 //! those whose device, inode, position, flags and mount agree.
 
+pub mod events;
+pub mod pipes;
 pub mod regular;
 
 use std::collections::HashMap;
@@ -107,6 +109,8 @@ pub struct Collector<'a> {
     pub entries: Vec<msg::FileEntry>,
     /// Turns a host pid or tid into the container's.
     pub inside: &'a dyn Fn(i32) -> i32,
+    /// Pipes seen so far.
+    pub pipes: pipes::Pipes,
     next_id: u32,
     /// Open file descriptions seen, by what is cheap to compare.
     seen: HashMap<Key, Vec<(i32, i32, u32)>>,
@@ -127,6 +131,7 @@ impl<'a> Collector<'a> {
         Self {
             entries: Vec::new(),
             inside,
+            pipes: pipes::Pipes::default(),
             next_id: 1,
             seen: HashMap::new(),
             paths: HashMap::new(),
@@ -154,7 +159,7 @@ impl<'a> Collector<'a> {
         for fd in fdinfo::descriptors(pid)? {
             let file = open(pid, pidfd.as_fd(), fd)?;
             let cloexec = file.info.flags & O_CLOEXEC != 0;
-            let (id, kind) = self.descriptor(&file)?;
+            let (id, kind) = self.descriptor(file)?;
             table.push(msg::FdinfoEntry {
                 id,
                 flags: if cloexec { FD_CLOEXEC } else { 0 },
@@ -166,7 +171,7 @@ impl<'a> Collector<'a> {
         Ok(table)
     }
 
-    fn descriptor(&mut self, file: &OpenFile) -> Result<(u32, msg::FdTypes), DumpError> {
+    fn descriptor(&mut self, file: OpenFile) -> Result<(u32, msg::FdTypes), DumpError> {
         let key = Key {
             dev: file.stat.st_dev,
             ino: file.stat.st_ino,
@@ -192,23 +197,32 @@ impl<'a> Collector<'a> {
             }
         }
         let id = self.fresh_id();
+        let (pid, fd) = (file.pid, file.fd);
         let entry = self.dump(id, file)?;
         let kind = entry.r#type();
         self.entries.push(entry);
-        self.seen.entry(key).or_default().push((file.pid, file.fd, id));
+        self.seen.entry(key).or_default().push((pid, fd, id));
         Ok((id, kind))
     }
 
     /// Dumps one open file of whatever kind.
-    fn dump(&mut self, id: u32, file: &OpenFile) -> Result<msg::FileEntry, DumpError> {
+    fn dump(&mut self, id: u32, file: OpenFile) -> Result<msg::FileEntry, DumpError> {
         let name = file.name();
         match FileType::from_raw_mode(file.stat.st_mode) {
             FileType::RegularFile | FileType::Directory if name.starts_with('/') => {
-                regular::dump(self, id, file)
+                return regular::dump(self, id, &file);
             }
             FileType::CharacterDevice if regular::is_plain_device(&file.stat) => {
-                regular::dump(self, id, file)
+                return regular::dump(self, id, &file);
             }
+            FileType::Fifo if name.starts_with("pipe:[") => return pipes::dump(self, id, file),
+            _ => {}
+        }
+        match name.as_str() {
+            "anon_inode:[eventfd]" => events::dump_eventfd(self, id, &file),
+            "anon_inode:[eventpoll]" => events::dump_epoll(self, id, &file),
+            "anon_inode:[signalfd]" => events::dump_signalfd(self, id, &file),
+            "anon_inode:[timerfd]" => events::dump_timerfd(self, id, &file),
             _ => Err(file.refusal(&name, "close it before the checkpoint")),
         }
     }

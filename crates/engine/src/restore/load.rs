@@ -7,6 +7,7 @@ use cryopod_images::{Image, Reader, msg};
 use prost::Message;
 
 use crate::error::RestoreError;
+use crate::files::pipes::Contents;
 use crate::store::{ImageSource, Pages};
 
 /// States of `task_core_entry.task_state` that are not alive (1).
@@ -55,6 +56,8 @@ pub(crate) struct Images {
     pub(crate) files: HashMap<u32, msg::FileEntry>,
     /// Descriptor tables by their id.
     pub(crate) tables: HashMap<u32, Vec<msg::FdinfoEntry>>,
+    /// What was in the pipes.
+    pub(crate) pipes: Contents,
 }
 
 fn bad(name: &str, what: impl std::fmt::Display) -> RestoreError {
@@ -108,6 +111,10 @@ impl Images {
             tasks: Vec::new(),
             files: files.into_iter().map(|f| (f.id, f)).collect(),
             tables: HashMap::new(),
+            pipes: match bytes(source, Image::PipesData, 0)? {
+                (name, Some(found)) => Contents::read(&name, &found)?,
+                (_, None) => Contents::default(),
+            },
         };
         for entry in tree {
             images.load_task(source, entry)?;

@@ -18,7 +18,7 @@ use cryopod_sys::ptrace;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
-use crate::files::regular;
+use crate::files::{events, pipes, regular};
 use crate::store::ImageSource;
 use load::Images;
 
@@ -109,6 +109,10 @@ pub(crate) struct Context<'a> {
     pub(crate) root: OwnedFd,
     /// Files opened so far, by id.
     opened: HashMap<u32, OwnedFd>,
+    /// Pipes made so far.
+    pipes: pipes::Made,
+    /// Epoll instances that are filled already.
+    pub(crate) filled: std::collections::HashSet<u32>,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -117,7 +121,7 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     /// The open file with this id, opened at the first use.
     pub(crate) fn file(&mut self, id: u32) -> Result<std::os::fd::BorrowedFd<'_>, RestoreError> {
         if !self.opened.contains_key(&id) {
@@ -130,13 +134,30 @@ impl Context<'_> {
             .ok_or_else(|| RestoreError::Missing { name: format!("file {id}") })
     }
 
-    fn open(&self, id: u32) -> Result<OwnedFd, RestoreError> {
-        let entry = self.images.files.get(&id).ok_or_else(|| RestoreError::Image {
+    fn open(&mut self, id: u32) -> Result<OwnedFd, RestoreError> {
+        let images: &'a Images = self.images;
+        let entry = images.files.get(&id).ok_or_else(|| RestoreError::Image {
             name: "files.img".into(),
             what: format!("there is no file with id {id}"),
         })?;
         if let Some(reg) = &entry.reg {
             return regular::restore(reg, self.root.as_fd());
+        }
+        if let Some(pipe) = &entry.pipe {
+            let inherit = &self.options.inherit;
+            return pipes::restore(pipe, &mut self.pipes, &self.images.pipes, inherit);
+        }
+        if let Some(eventfd) = &entry.efd {
+            return events::restore_eventfd(eventfd);
+        }
+        if let Some(signalfd) = &entry.sgfd {
+            return events::restore_signalfd(signalfd);
+        }
+        if let Some(timerfd) = &entry.tfd {
+            return events::restore_timerfd(timerfd);
+        }
+        if entry.epfd.is_some() {
+            return events::restore_epoll();
         }
         Err(RestoreError::Refused {
             pid: 0,
@@ -183,7 +204,14 @@ fn build(
         what: "cannot open the root directory of the tree".into(),
         source: io::Error::from(e),
     })?;
-    let mut context = Context { images, options, root, opened: HashMap::new() };
+    let mut context = Context {
+        images,
+        options,
+        root,
+        opened: HashMap::new(),
+        pipes: pipes::Made::default(),
+        filled: std::collections::HashSet::new(),
+    };
     let mut tasks = Vec::new();
     let mut stopped = Vec::new();
     for seedling in forest.take_living() {

@@ -11,6 +11,7 @@ use super::load::{Body, TaskImages};
 use super::transport::Transport;
 use super::tree::{CLONE_ARGS_LEN, FRAME_AT, Seedling, await_birth, clone_args};
 use crate::error::RestoreError;
+use crate::files::events;
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
 use crate::{credentials, registers, signals, timers};
@@ -158,6 +159,15 @@ impl Site<'_, '_> {
                 let flags = if cloexec { libc::O_CLOEXEC } else { 0 };
                 self.remote.dup(got, want, flags).map_err(&fail)?;
                 self.remote.close(got).map_err(&fail)?;
+            }
+        }
+        for entry in table.into_iter().flatten() {
+            let epoll = images.files.get(&entry.id).and_then(|f| f.epfd.as_ref());
+            if let Some(epoll) = epoll
+                && self.context.filled.insert(entry.id)
+            {
+                events::fill_epoll(epoll, entry.fd, &mut self.remote, &self.space, self.scratch)
+                    .map_err(self.fail("cannot fill an epoll instance"))?;
             }
         }
         Ok(())
