@@ -7,6 +7,10 @@ use cryopod_images::{msg, vma};
 
 use crate::proc::maps::Area;
 
+/// Status of an entry that is a guard region within another area (MADV_GUARD_INSTALL, Linux 6.13);
+/// such entries follow the areas.
+pub const GUARD: u32 = 1 << 16;
+
 /// Page size of x86_64 in bytes.
 pub const PAGE: u64 = 4096;
 
@@ -159,6 +163,12 @@ pub fn dump(area: &Area, backing: Backing, open_flags: Option<u32>) -> msg::VmaE
         madv: (madv != 0).then_some(madv),
         fdflags: open_flags,
     }
+}
+
+/// The entry of a guard region.
+#[must_use]
+pub fn guard(start: u64, end: u64) -> msg::VmaEntry {
+    msg::VmaEntry { start, end, status: GUARD, fd: -1, ..Default::default() }
 }
 
 /// Joins the kernel's data areas before the vDSO, which newer kernels show as two, into the one

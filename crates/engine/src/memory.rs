@@ -30,15 +30,15 @@ pub struct Counts {
 /// Private memory: present or swapped, without zero pages. A private file mapping: only what was
 /// written, which is memory of its own and no longer the file's.
 fn query(status: u32) -> Query {
-    let (inverted, mask) = if status & vma::FILE_PRIVATE != 0 {
-        (pagemap::FILE | pagemap::PFN_ZERO, pagemap::FILE | pagemap::PFN_ZERO)
-    } else {
-        (pagemap::PFN_ZERO, pagemap::PFN_ZERO)
-    };
+    // A guard looks like a swapped page.
+    let mut not = pagemap::PFN_ZERO | pagemap::GUARD;
+    if status & vma::FILE_PRIVATE != 0 {
+        not |= pagemap::FILE;
+    }
     Query {
         flags: 0,
-        inverted,
-        mask,
+        inverted: not,
+        mask: not,
         any_of: pagemap::PRESENT | pagemap::SWAPPED,
         report: pagemap::PRESENT,
     }
@@ -57,10 +57,47 @@ pub fn find(pagemap: &File, areas: &[msg::VmaEntry]) -> io::Result<(Vec<Region>,
             // The kernel's page: always stored, so that another kernel's is noticed.
             runs.push(Region { start: area.start, end: area.end, categories: 0 });
         } else {
-            pagemap::scan(pagemap, area.start, area.end, query(area.status), &mut runs)?;
+            scan(pagemap, area, query(area.status), &mut runs)?;
         }
     }
     Ok((runs, scanned))
+}
+
+/// PAGEMAP_SCAN; a kernel before 6.15 does not know the category of guards.
+fn scan(
+    pagemap: &File,
+    area: &msg::VmaEntry,
+    mut query: Query,
+    out: &mut Vec<Region>,
+) -> io::Result<()> {
+    match pagemap::scan(pagemap, area.start, area.end, query, out) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            query.inverted &= !pagemap::GUARD;
+            query.mask &= !pagemap::GUARD;
+            pagemap::scan(pagemap, area.start, area.end, query, out)
+        }
+        other => other,
+    }
+}
+
+/// Finds the guard regions of the private areas without a file. A kernel that does not report them
+/// (before 6.15) has none that could be carried.
+///
+/// # Errors
+/// Those of PAGEMAP_SCAN.
+pub fn guards(pagemap: &File, areas: &[msg::VmaEntry]) -> io::Result<Vec<msg::VmaEntry>> {
+    let query = Query { mask: pagemap::GUARD, report: pagemap::GUARD, ..Query::default() };
+    let mut runs = Vec::new();
+    for area in areas.iter().filter(|a| a.status & (vma::ANON_PRIVATE | vma::FILE_PRIVATE) != 0) {
+        if area.status & (vma::VDSO | vma::VVAR | vma::VSYSCALL) != 0 {
+            continue;
+        }
+        match pagemap::scan(pagemap, area.start, area.end, query, &mut runs) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(Vec::new()),
+            other => other?,
+        }
+    }
+    Ok(runs.iter().map(|run| crate::areas::guard(run.start, run.end)).collect())
 }
 
 /// Reads the given ranges back to back, falling back to /proc/PID/mem for memory that has no read

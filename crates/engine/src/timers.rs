@@ -198,7 +198,12 @@ pub fn arm(
     scratch: Scratch,
 ) -> io::Result<()> {
     for (which, timer) in [(0, &timers.real), (1, &timers.virt), (2, &timers.prof)] {
-        let values = [timer.isec, timer.iusec, timer.vsec, timer.vusec];
+        let mut values = [timer.isec, timer.iusec, timer.vsec, timer.vusec];
+        // Expired, its signal still pending: the kernel would start the next interval when the
+        // signal is taken.
+        if values[2..] == [0, 0] {
+            values = [timer.isec, timer.iusec, timer.isec, timer.iusec];
+        }
         if values != [0; 4] {
             remote.call_in(
                 space,

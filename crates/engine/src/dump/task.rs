@@ -349,6 +349,10 @@ impl Work<'_, '_> {
             vmas.push(areas::dump(area, backing, flags));
         }
         areas::join_vvar(&mut vmas);
+        let kernel = self.kernel("cannot look for guard regions");
+        let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
+        let guards = memory::guards(&pagemap, &vmas).map_err(&kernel)?;
+        vmas.extend(guards);
         let auxv = proc::read(&format!("{pid}/auxv"))?;
         Ok(msg::MmEntry {
             mm_start_code: stat.start_code,

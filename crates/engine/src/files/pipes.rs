@@ -11,12 +11,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use cryopod_images::{Image, Writer, msg};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::{Collector, OpenFile, dump_owner};
 use crate::error::{DumpError, RestoreError};
 
 const ACCESS: u32 = libc::O_ACCMODE as u32;
+/// O_LARGEFILE as the kernel has it on x86_64, where libc says 0.
+const LARGEFILE: u32 = 0o100_000;
 const WRITE_ONLY: u32 = libc::O_WRONLY as u32;
 
 /// One pipe of the tree while the tree is stopped.
@@ -139,9 +142,8 @@ pub fn finish(pipes: Pipes, external: &[String]) -> Result<Option<Vec<u8>>, Dump
         let Some(reader) = &seen.reader else { continue };
         let size =
             rustix::pipe::fcntl_getpipe_size(reader).map_err(|e| kernel(io::Error::from(e)))?;
-        let direct = |fd: &OwnedFd| {
-            rustix::fs::fcntl_getfl(fd).is_ok_and(|f| f.contains(rustix::fs::OFlags::DIRECT))
-        };
+        let direct =
+            |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).is_ok_and(|f| f.contains(OFlags::DIRECT));
         let packets = seen.writer.as_ref().is_some_and(direct);
         for part in content(reader, size, packets).map_err(kernel)? {
             let entry = msg::PipeDataEntry {
@@ -184,10 +186,17 @@ impl Contents {
     }
 }
 
+/// An end made again; the first entry gets it, others open it anew.
+#[derive(Debug)]
+struct End {
+    fd: OwnedFd,
+    given: bool,
+}
+
 /// Pipes made again, by pipe id: reader and writer.
 #[derive(Debug, Default)]
 pub struct Made {
-    ends: BTreeMap<u32, (OwnedFd, OwnedFd)>,
+    ends: BTreeMap<u32, (End, End)>,
 }
 
 /// Opens one end.
@@ -209,23 +218,25 @@ pub fn restore(
     if let Some((_, fd)) = inherit.iter().find(|(n, _)| *n == name) {
         return fd.try_clone().map_err(kernel);
     }
-    if !made.ends.contains_key(&entry.pipe_id) {
-        let ends = fill(entry.pipe_id, contents).map_err(kernel)?;
-        made.ends.insert(entry.pipe_id, ends);
+    if let std::collections::btree_map::Entry::Vacant(slot) = made.ends.entry(entry.pipe_id) {
+        let (reader, writer) = fill(entry.pipe_id, contents).map_err(kernel)?;
+        slot.insert((End { fd: reader, given: false }, End { fd: writer, given: false }));
     }
-    let (reader, writer) = &made.ends[&entry.pipe_id];
+    let Some((reader, writer)) = made.ends.get_mut(&entry.pipe_id) else {
+        return Err(kernel(io::Error::other("it is gone")));
+    };
     let end = if entry.flags & ACCESS == WRITE_ONLY { writer } else { reader };
-    // A new open file description, since each entry is one.
-    let flags = rustix::fs::OFlags::from_bits_retain(entry.flags)
-        & !(rustix::fs::OFlags::CREATE | rustix::fs::OFlags::DIRECT);
-    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
-    let fd = rustix::fs::open(
-        path,
-        flags | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK,
-        rustix::fs::Mode::empty(),
-    )
-    .map_err(|e| kernel(e.into()))?;
-    let wanted = rustix::fs::OFlags::from_bits_retain(entry.flags);
+    let wanted = OFlags::from_bits_retain(entry.flags);
+    // An opening by the name in /proc has O_LARGEFILE, an end of pipe2(2) has not.
+    let fd = if end.given || entry.flags & LARGEFILE != 0 {
+        // A further open file description of the same end.
+        let path = format!("/proc/self/fd/{}", end.fd.as_raw_fd());
+        let flags = (wanted & !OFlags::DIRECT) | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|e| kernel(e.into()))?
+    } else {
+        end.given = true;
+        end.fd.try_clone().map_err(kernel)?
+    };
     rustix::fs::fcntl_setfl(&fd, wanted).map_err(|e| kernel(e.into()))?;
     Ok(fd)
 }
@@ -237,9 +248,9 @@ fn fill(pipe_id: u32, contents: &Contents) -> io::Result<(OwnedFd, OwnedFd)> {
         rustix::pipe::fcntl_setpipe_size(writer.as_fd(), *size as usize)?;
     }
     // Packets stay apart only when written in packet mode.
-    let mut flags = rustix::fs::OFlags::NONBLOCK;
+    let mut flags = OFlags::NONBLOCK;
     if parts.len() > 1 {
-        flags |= rustix::fs::OFlags::DIRECT;
+        flags |= OFlags::DIRECT;
     }
     rustix::fs::fcntl_setfl(&writer, flags)?;
     for part in parts {

@@ -107,8 +107,13 @@ pub fn restore(entry: &msg::RegFileEntry, root: BorrowedFd<'_>) -> Result<OwnedF
         what: format!("cannot {what} {shown}"),
         source,
     };
-    let flags = OFlags::from_bits_retain(entry.flags) | OFlags::CLOEXEC | OFlags::NOCTTY;
-    // O_TMPFILE's own bit is kept out; O_PATH and O_DIRECTORY are as they were.
+    let flags = OFlags::from_bits_retain(entry.flags);
+    // With O_PATH, openat2(2) takes only a few others.
+    let flags = if flags.contains(OFlags::PATH) {
+        (flags & (OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)) | OFlags::CLOEXEC
+    } else {
+        flags | OFlags::CLOEXEC | OFlags::NOCTTY
+    };
     let fd = rustix::fs::openat2(
         root,
         path,

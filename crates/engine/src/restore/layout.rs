@@ -261,6 +261,15 @@ pub(crate) fn finish(body: &Body, remote: &mut Remote) -> io::Result<()> {
     Ok(())
 }
 
+/// Installs the guard regions.
+pub(crate) fn install_guards(body: &Body, remote: &mut Remote) -> io::Result<()> {
+    const MADV_GUARD_INSTALL: i32 = 102;
+    for guard in body.mm.vmas.iter().filter(|a| a.status & areas::GUARD != 0) {
+        remote.madvise(guard.start, guard.end - guard.start, MADV_GUARD_INSTALL)?;
+    }
+    Ok(())
+}
+
 /// Sets the bounds that /proc shows, the auxiliary vector and the executable (PR_SET_MM_MAP).
 pub(crate) fn set_bounds(
     mm: &msg::MmEntry,

@@ -6,6 +6,7 @@ use cryopod_images::pages::Pagemap;
 use cryopod_images::{Image, Reader, msg};
 use prost::Message;
 
+use crate::areas::GUARD;
 use crate::error::RestoreError;
 use crate::files::pipes::Contents;
 use crate::store::{ImageSource, Pages};
@@ -188,7 +189,14 @@ const TOP: u64 = 0x7fff_ffff_f000;
 
 fn check_areas(name: &str, mm: &msg::MmEntry) -> Result<(), RestoreError> {
     let mut last = 0;
-    for area in &mm.vmas {
+    let guard = |area: &&msg::VmaEntry| area.status & GUARD != 0;
+    for area in mm.vmas.iter().filter(guard) {
+        let within = |a: &msg::VmaEntry| a.start <= area.start && area.end <= a.end;
+        if area.start >= area.end || !mm.vmas.iter().any(|a| a.status & GUARD == 0 && within(a)) {
+            return Err(bad(name, format!("guard {:x}-{:x} makes no sense", area.start, area.end)));
+        }
+    }
+    for area in mm.vmas.iter().filter(|a| !guard(a)) {
         let aligned = area.start.is_multiple_of(4096) && area.end.is_multiple_of(4096);
         let vsyscall = area.status & cryopod_images::vma::VSYSCALL != 0;
         if !aligned || area.start >= area.end || area.start < last || (area.end > TOP && !vsyscall)

@@ -131,6 +131,7 @@ impl Site<'_, '_> {
         mapped.map_err(&fail)?;
         layout::fill(body, &mut self.remote, &self.space, scratch, transport).map_err(&fail)?;
         layout::finish(body, &mut self.remote).map_err(&fail)?;
+        layout::install_guards(body, &mut self.remote).map_err(&fail)?;
         self.context.images.path(body.mm.exe_file_id)?;
         let exe = self.context.file(body.mm.exe_file_id)?;
         let exe = transport.send(exe, &mut self.remote, &self.space, scratch).map_err(&fail)?;
