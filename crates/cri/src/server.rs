@@ -11,12 +11,15 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::HeaderValue;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tower::{Layer, Service};
@@ -114,7 +117,12 @@ fn remove_stale(path: &Path) -> Result<(), ServerError> {
     }
 }
 
+/// How long connections without an open call may stay after the last call ended: enough to send
+/// what is still to be sent to a client that listens, and no more to one that does not.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Serves both services on `listener` until `shutdown` is done and open calls have ended.
+/// Connections that only stay open do not hold it up.
 ///
 /// # Errors
 /// [`ServerError::Serve`].
@@ -128,13 +136,95 @@ where
     R: RuntimeService,
     I: ImageService,
 {
-    Server::builder()
+    let (stop, stopped) = oneshot::channel::<()>();
+    let calls = CountCalls::default();
+    let mut open = calls.open.subscribe();
+    let serving = Server::builder()
         .layer(NameUnknownCalls)
+        .layer(calls)
         .add_service(RuntimeServiceServer::new(runtime).max_decoding_message_size(MAX_MESSAGE))
         .add_service(ImageServiceServer::new(image).max_decoding_message_size(MAX_MESSAGE))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
-        .await
-        .map_err(ServerError::Serve)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            stopped.await.ok();
+        });
+    let ending = async {
+        shutdown.await;
+        stop.send(()).ok();
+        // The sender lives in the server, which is polled beside this.
+        open.wait_for(|open| *open == 0).await.ok();
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(ServerError::Serve),
+        () = ending => Ok(()),
+    }
+}
+
+/// Counts the calls that are being answered.
+#[derive(Clone, Debug)]
+struct CountCalls {
+    open: Arc<watch::Sender<usize>>,
+}
+
+impl Default for CountCalls {
+    fn default() -> Self {
+        Self { open: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl<S> Layer<S> for CountCalls {
+    type Service = CountsCalls<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CountsCalls { inner, open: Arc::clone(&self.open) }
+    }
+}
+
+/// The service made by [`CountCalls`].
+#[derive(Clone, Debug)]
+struct CountsCalls<S> {
+    inner: S,
+    open: Arc<watch::Sender<usize>>,
+}
+
+/// One open call.
+struct OpenCall(Arc<watch::Sender<usize>>);
+
+impl OpenCall {
+    fn begin(open: &Arc<watch::Sender<usize>>) -> Self {
+        open.send_modify(|open| *open += 1);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+impl<S, Req> Service<http::Request<Req>> for CountsCalls<S>
+where
+    S: Service<http::Request<Req>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Req>) -> Self::Future {
+        let call = OpenCall::begin(&self.open);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(call);
+            answer
+        })
+    }
 }
 
 /// Gives answers `Unimplemented` that carry no text of their own the text a Go server gives:

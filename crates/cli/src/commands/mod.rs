@@ -8,11 +8,12 @@ mod logs;
 mod ps;
 mod remove;
 mod restore;
-mod run;
-pub(crate) mod serve;
+pub(crate) mod run;
+mod serve;
 mod stop;
 mod version;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
@@ -51,7 +52,7 @@ async fn connect(args: &ConnectionArgs) -> anyhow::Result<Client> {
 }
 
 /// Where our own server keeps things; an error from another runtime, which has no such places.
-async fn places(client: &Client) -> anyhow::Result<Places> {
+pub(crate) async fn places(client: &Client) -> anyhow::Result<Places> {
     let answer = client.status(true).await.context("ask the server for its folders")?;
     let text = answer.info.get(PLACES_KEY).ok_or_else(|| {
         anyhow!("{} is not a `cryopod serve`: give the path as an option", client.path().display())
@@ -84,6 +85,16 @@ fn mount(text: &str) -> anyhow::Result<v1::Mount> {
     })
 }
 
+/// A mount at or under a folder, if there is one (proc_pid_mountinfo(5); spaces are octal there).
+pub(crate) fn mount_point(folder: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|path| PathBuf::from(path.replace("\\040", " ")))
+        .find(|path| path.starts_with(folder)))
+}
+
 /// `KEY=VALUE` pairs.
 fn pair<'a>(option: &str, text: &'a str) -> anyhow::Result<(&'a str, &'a str)> {
     match text.split_once('=') {
@@ -93,7 +104,7 @@ fn pair<'a>(option: &str, text: &'a str) -> anyhow::Result<(&'a str, &'a str)> {
 }
 
 /// The namespaces of a pod we make: its own everything, each container its own processes.
-fn namespaces(network: Network) -> v1::NamespaceOption {
+pub(crate) fn namespaces(network: Network) -> v1::NamespaceOption {
     v1::NamespaceOption {
         network: match network {
             Network::Private => v1::NamespaceMode::Pod,

@@ -16,14 +16,14 @@ use crate::reference::Reference;
 use crate::target::Inventory;
 
 /// What was made.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Made {
-    pub(super) id: String,
-    pub(super) sandbox_id: String,
-    pub(super) namespace: String,
-    pub(super) pod: String,
-    pub(super) container: String,
+pub(crate) struct Made {
+    pub(crate) id: String,
+    pub(crate) sandbox_id: String,
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) container: String,
 }
 
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<()> {
@@ -149,15 +149,16 @@ fn run_as(context: &mut v1::LinuxContainerSecurityContext, user: &str) {
 }
 
 /// The pod a container is to run in.
-pub(super) struct PodPlace {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) network: Network,
+#[derive(Debug)]
+pub(crate) struct PodPlace {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) network: Network,
 }
 
 /// Makes and starts a container, in the pod that is there or in a new one. What was made is removed
 /// when the rest fails.
-pub(super) async fn start(
+pub(crate) async fn start(
     client: &Client,
     place: &PodPlace,
     mut config: v1::ContainerConfig,

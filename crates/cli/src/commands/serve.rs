@@ -73,6 +73,7 @@ async fn embedded(
         run_dir: args.run_dir.clone(),
         log_dir: args.log_dir.clone(),
         checkpoints_dir: args.root_dir.join("checkpoints"),
+        https: None,
     };
     // First the socket: it is the proof that no other server works on this run folder.
     let listener = server::listen(&args.socket)?;

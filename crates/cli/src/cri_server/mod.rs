@@ -8,6 +8,7 @@ mod answer;
 mod request;
 mod status;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +44,8 @@ pub(crate) struct Places {
     pub(crate) log_dir: PathBuf,
     /// Folder of checkpoint archives.
     pub(crate) checkpoints_dir: PathBuf,
+    /// Address of the HTTPS door, when it is open.
+    pub(crate) https: Option<SocketAddr>,
 }
 
 /// Both services over one runtime.

@@ -1,3 +1,254 @@
-pub(crate) async fn run(_: &crate::args::DemoArgs) -> anyhow::Result<()> {
-    anyhow::bail!("demo")
+//! `demo`: the whole way, on this machine, with nothing else installed: serve, run, checkpoint over
+//! HTTPS, kill, restore. Everything it claims it checks, and any of it that is not so is a failure.
+
+mod certificates;
+mod https;
+mod stage;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use cryopod_cri::v1;
+use tokio::time::{Instant, sleep};
+
+use crate::args::{DemoArgs, Network};
+use crate::commands::run::{Made, PodPlace, start};
+use crate::counter;
+use crate::print::{self, micros};
+use crate::quantity::bytes_text;
+use crate::reference::Reference;
+use stage::{LOOK, SOON, Stage};
+
+const NAMESPACE: &str = "default";
+const POD: &str = "counter";
+const CONTAINER: &str = "counter";
+
+/// Where the container sees this program.
+const PROGRAM: &str = "/cryopod";
+
+/// Values the counter tells before its checkpoint, and again after it, so that both sides of the
+/// freeze were seen.
+const ENOUGH: u64 = 25;
+
+pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the demo makes containers, which only root can: run it as root"
+    );
+    let stage = Stage::set().await?;
+    let done = tokio::select! {
+        done = play(&stage) => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
+    let done = done.map_err(|error| error.context(stage.log_tail()));
+    let struck = stage.strike(args.keep).await;
+    done?;
+    struck.context("clean up")?;
+    print::line("\nEverything above was checked, and everything made is removed again.")
+}
+
+async fn play(stage: &Stage) -> anyhow::Result<()> {
+    print::line(format_args!("1. A node agent listens on https://{}.", stage.https))?;
+
+    let mark = fresh_mark()?;
+    let first = begin(stage, counter_config(&mark)?).await?;
+    let log = log_of(stage, &first).await?;
+    let (before, gap_before) = told_at_least(&log, ENOUGH).await?;
+    print::line(format_args!(
+        "2. Pod {NAMESPACE}/{POD} runs; its container counts: {before}. \
+         It was never off for more than {}.",
+        micros(gap_before)
+    ))?;
+
+    let (archive, answer) = checkpoint(stage).await?;
+    let (at_answer, _) = heard_last(&log)?.context("the counter's log is empty")?;
+    let (_, gap_after) = told_at_least(&log, at_answer + ENOUGH).await?;
+    print::line(format_args!("   answer: {answer}"))?;
+    show_archive(&archive)?;
+    print::line(format_args!(
+        "   The container itself noticed: it was once off for {} (before: {}).",
+        micros(gap_after),
+        micros(gap_before)
+    ))?;
+    let stored = stored_value(&archive, &mark)?;
+    print::line(format_args!("   In the archive's memory the counter stands at {stored}."))?;
+
+    stage
+        .client
+        .stop_container(&first.id, std::time::Duration::ZERO)
+        .await
+        .context("kill the container")?;
+    let (last, _) = heard_last(&log)?.context("the counter's log is empty")?;
+    ensure!(last > stored, "the container did not go on after its checkpoint");
+    print::line(format_args!("4. The container went on to {last}, and is killed now."))?;
+
+    let second = begin(stage, restore_config(&archive)?).await?;
+    let log = log_of(stage, &second).await?;
+    let (resumed, _) = heard_first(&log).await?;
+    // It was frozen either before or after it told the value it had reached.
+    ensure!(
+        resumed == stored || resumed == stored + 1,
+        "the restored container went on with {resumed} instead of {stored}"
+    );
+    let (now, _) = told_at_least(&log, stored + ENOUGH).await?;
+    print::line(format_args!(
+        "5. Restored from the archive, it went on with {resumed}, and counts: {now}."
+    ))
+}
+
+/// 32 hexadecimal digits nobody else has.
+fn fresh_mark() -> anyhow::Result<String> {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").context("take a mark")?;
+    Ok(uuid.chars().filter(char::is_ascii_hexdigit).collect())
+}
+
+fn program_mount() -> anyhow::Result<v1::Mount> {
+    let program = std::env::current_exe().context("find this program")?;
+    Ok(v1::Mount {
+        container_path: PROGRAM.to_owned(),
+        host_path: program.to_str().context("this program's path is not UTF-8")?.to_owned(),
+        readonly: true,
+        ..Default::default()
+    })
+}
+
+fn counter_config(mark: &str) -> anyhow::Result<v1::ContainerConfig> {
+    Ok(v1::ContainerConfig {
+        command: vec![PROGRAM.to_owned(), "counter".to_owned(), mark.to_owned()],
+        ..config(Reference::Host)?
+    })
+}
+
+fn restore_config(archive: &Path) -> anyhow::Result<v1::ContainerConfig> {
+    config(Reference::Archive(archive.to_owned()))
+}
+
+fn config(image: Reference) -> anyhow::Result<v1::ContainerConfig> {
+    let image = image.to_string();
+    Ok(v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: CONTAINER.to_owned(), attempt: 0 }),
+        image: Some(v1::ImageSpec {
+            image: image.clone(),
+            user_specified_image: image,
+            ..Default::default()
+        }),
+        mounts: vec![program_mount()?],
+        linux: Some(v1::LinuxContainerConfig {
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(crate::commands::namespaces(Network::Private)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
+async fn begin(stage: &Stage, config: v1::ContainerConfig) -> anyhow::Result<Made> {
+    let place = PodPlace {
+        namespace: NAMESPACE.to_owned(),
+        name: POD.to_owned(),
+        network: Network::Private,
+    };
+    start(&stage.client, &place, config).await
+}
+
+async fn log_of(stage: &Stage, made: &Made) -> anyhow::Result<PathBuf> {
+    let answer = stage.client.container_status(&made.id, false).await.context("find the log")?;
+    Ok(answer.status.unwrap_or_default().log_path.into())
+}
+
+/// Every value told so far. The last line may not be whole yet.
+fn heard(log: &Path) -> anyhow::Result<Vec<(u64, u64)>> {
+    let text = std::fs::read_to_string(log)
+        .with_context(|| format!("read the container's log {}", log.display()))?;
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole
+        .lines()
+        .map(|line| {
+            let told = line.splitn(4, ' ').nth(3).unwrap_or_default();
+            counter::heard(told).with_context(|| format!("the container wrote {line:?}"))
+        })
+        .collect()
+}
+
+fn heard_last(log: &Path) -> anyhow::Result<Option<(u64, u64)>> {
+    Ok(heard(log)?.last().copied())
+}
+
+async fn told_at_least(log: &Path, value: u64) -> anyhow::Result<(u64, u64)> {
+    let until = Instant::now() + SOON;
+    loop {
+        let last = heard_last(log)?;
+        match last {
+            Some(told) if told.0 >= value => return Ok(told),
+            _ if Instant::now() > until => {
+                let at = last.map_or_else(|| "nothing".to_owned(), |told| told.0.to_string());
+                bail!("the counter told {at} and then no more, {value} was expected");
+            }
+            _ => sleep(LOOK).await,
+        }
+    }
+}
+
+async fn heard_first(log: &Path) -> anyhow::Result<(u64, u64)> {
+    told_at_least(log, 0).await?;
+    heard(log)?.first().copied().context("the counter's log is empty")
+}
+
+/// Asks the HTTPS door for a checkpoint; gives the archive and the answer's text.
+async fn checkpoint(stage: &Stage) -> anyhow::Result<(PathBuf, String)> {
+    let path = format!("/checkpoint/{NAMESPACE}/{POD}/{CONTAINER}");
+    let stranger = https::post(stage.https, &path, &stage.certificates, false).await?;
+    ensure!(
+        stranger.status == http::StatusCode::UNAUTHORIZED,
+        "a caller without a certificate was answered {}",
+        stranger.status
+    );
+    print::line(format_args!(
+        "3. POST https://{}{path} with the certificate of {} (without one: {}).",
+        stage.https,
+        certificates::CLIENT_NAME,
+        stranger.status
+    ))?;
+    let answer = https::post(stage.https, &path, &stage.certificates, true).await?;
+    ensure!(
+        answer.status == http::StatusCode::OK,
+        "the checkpoint was answered {}: {}",
+        answer.status,
+        answer.body
+    );
+    #[derive(serde::Deserialize)]
+    struct Items {
+        items: Vec<PathBuf>,
+    }
+    let items: Items = serde_json::from_str(&answer.body)
+        .with_context(|| format!("understand the answer {:?}", answer.body))?;
+    let [archive] = <[PathBuf; 1]>::try_from(items.items)
+        .map_err(|items| anyhow!("the answer names {} archives", items.len()))?;
+    Ok((archive, format!("{} {}", answer.status, answer.body)))
+}
+
+fn show_archive(archive: &Path) -> anyhow::Result<()> {
+    let failed = || format!("read archive {}", archive.display());
+    let file = std::fs::File::open(archive).with_context(failed)?;
+    let size = file.metadata().with_context(failed)?.len();
+    print::line(format_args!("   {} with these entries:", bytes_text(size)))?;
+    for entry in tar::Archive::new(file).entries_with_seek().with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        print::line(format_args!("     {:>10}  {name}", entry.size()))?;
+    }
+    Ok(())
+}
+
+/// The counter's value in the memory the archive holds.
+fn stored_value(archive: &Path, mark: &str) -> anyhow::Result<u64> {
+    let mark = counter::mark(mark).context("the mark is no mark")?;
+    let bytes =
+        std::fs::read(archive).with_context(|| format!("read archive {}", archive.display()))?;
+    match counter::values_in(&bytes, &mark)[..] {
+        [value] => Ok(value),
+        ref all => bail!("the counter's page is {} times in the archive", all.len()),
+    }
 }

@@ -209,3 +209,46 @@ async fn a_client_outlives_its_server() {
         task.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test]
+async fn an_open_call_is_answered_before_the_end_but_an_idle_connection_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("cri.sock");
+    let listener = server::listen(&socket).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let slow = Slow::default();
+    let task = tokio::spawn(server::serve(listener, slow.clone(), Nothing, async {
+        stopped.await.ok();
+    }));
+    // Connected, and silent: it does not even read the server's farewell.
+    let idle = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let client = Client::connect(socket.to_str().unwrap()).await.unwrap();
+    let call = tokio::spawn(async move { client.status(false).await });
+    slow.begun.notified().await;
+    stop.send(()).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!task.is_finished());
+    slow.end.notify_one();
+    call.await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), task).await.unwrap().unwrap().unwrap();
+    drop(idle);
+}
+
+/// A runtime whose Status takes as long as the test wants.
+#[derive(Clone, Default)]
+struct Slow {
+    begun: std::sync::Arc<tokio::sync::Notify>,
+    end: std::sync::Arc<tokio::sync::Notify>,
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Slow {
+    async fn status(
+        &self,
+        _: Request<cryopod_cri::v1::StatusRequest>,
+    ) -> Result<Response<cryopod_cri::v1::StatusResponse>, Status> {
+        self.begun.notify_one();
+        self.end.notified().await;
+        Ok(Response::new(Default::default()))
+    }
+}

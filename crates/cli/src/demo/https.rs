@@ -1,0 +1,68 @@
+//! One HTTPS request with a client certificate, as `curl --cert --key --cacert -X POST` makes it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::certificates::Certificates;
+
+/// Status and body of an answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: http::StatusCode,
+    pub(super) body: String,
+}
+
+/// Posts nothing to `path` and gives the answer. With `identify` false no certificate is shown.
+pub(super) async fn post(
+    address: SocketAddr,
+    path: &str,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<Answer> {
+    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
+    let stream =
+        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    let name = ServerName::from(address.ip());
+    let stream = connector.connect(name, stream).await.context("begin TLS")?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
+    // It ends with the sender; what goes wrong on it, the request itself reports.
+    tokio::spawn(connection);
+    let request = http::Request::post(path)
+        .header(http::header::HOST, address.to_string())
+        .body(Empty::<bytes::Bytes>::new())
+        .context("make the request")?;
+    let answer = sender.send_request(request).await.context("send the request")?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.context("read the answer")?.to_bytes();
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}
+
+fn config(certificates: &Certificates, identify: bool) -> anyhow::Result<ClientConfig> {
+    let certificate =
+        |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).context("read a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate(&certificates.authority)?).context("trust the authority")?;
+    // Named, because another part of the program may bring a second provider along.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("choose a version of TLS")?
+        .with_root_certificates(roots);
+    if !identify {
+        return Ok(builder.with_no_client_auth());
+    }
+    let chain = vec![certificate(&certificates.client.certificate)?];
+    let key = PrivateKeyDer::from_pem_slice(certificates.client.key.as_bytes())
+        .context("read the client's key")?;
+    builder.with_client_auth_cert(chain, key).context("show the client's certificate")
+}
