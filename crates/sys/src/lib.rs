@@ -8,6 +8,7 @@
 
 pub mod events;
 pub mod fcntl;
+pub mod filter;
 pub mod mount;
 pub mod namespace;
 pub mod pagemap;

@@ -63,28 +63,28 @@ pub fn listen(tid: i32) -> io::Result<()> {
 
 /// Changes the options of a seized, stopped thread.
 pub fn set_options(tid: i32, options: i32) -> io::Result<()> {
-    request(libc::PTRACE_SETOPTIONS as u32, tid, 0, options as usize).map(drop)
+    request(libc::PTRACE_SETOPTIONS, tid, 0, options as usize).map(drop)
 }
 
 /// Lets a stopped thread run on, delivering `signal` (0: none).
 pub fn resume(tid: i32, signal: i32) -> io::Result<()> {
-    request(libc::PTRACE_CONT as u32, tid, 0, signal as usize).map(drop)
+    request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
 }
 
 /// Lets a stopped thread run to the next system call entry or exit.
 pub fn resume_to_syscall(tid: i32, signal: i32) -> io::Result<()> {
-    request(libc::PTRACE_SYSCALL as u32, tid, 0, signal as usize).map(drop)
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
 /// Ends tracing of a stopped thread, delivering `signal` (0: none).
 pub fn detach(tid: i32, signal: i32) -> io::Result<()> {
-    request(libc::PTRACE_DETACH as u32, tid, 0, signal as usize).map(drop)
+    request(libc::PTRACE_DETACH, tid, 0, signal as usize).map(drop)
 }
 
 /// The message of the last event stop: the new pid at a fork or clone event.
 pub fn event_message(tid: i32) -> io::Result<u64> {
     let mut msg: libc::c_ulong = 0;
-    request(libc::PTRACE_GETEVENTMSG as u32, tid, 0, ptr::addr_of_mut!(msg) as usize)?;
+    request(libc::PTRACE_GETEVENTMSG, tid, 0, ptr::addr_of_mut!(msg) as usize)?;
     Ok(msg)
 }
 
@@ -179,7 +179,7 @@ pub fn pending_signals(tid: i32, shared: bool) -> io::Result<Vec<SigInfo>> {
 /// The signal that a thread in signal-delivery-stop is about to take.
 pub fn delivered_signal(tid: i32) -> io::Result<SigInfo> {
     let mut info = [0u8; 128];
-    request(libc::PTRACE_GETSIGINFO as u32, tid, 0, info.as_mut_ptr() as usize)?;
+    request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr() as usize)?;
     Ok(info)
 }
 

@@ -180,7 +180,6 @@ pub fn dump(
     let mut files = Collector::new(&inside_of);
     let mut ids = namespaces::Ids::new()?;
     let mut pstree = Vec::new();
-    let mut first_ids = None;
 
     let tasks = tree.tasks.clone();
     for (at, task) in tasks.iter().enumerate() {
@@ -191,7 +190,6 @@ pub fn dump(
             continue;
         }
         let task_ids = ids.of_task(task.pid)?;
-        first_ids.get_or_insert(task_ids.clone());
         let mut work = task::Work {
             task,
             inside: &inside,
@@ -209,6 +207,15 @@ pub fn dump(
     if let Some(bytes) = crate::files::pipes::finish(pipes, &options.external_pipes)? {
         pending.add(Image::PipesData, 0, bytes);
     }
+    let segments = std::mem::take(&mut files.segments);
+    for (id, bytes, written) in segments.copy(tasks.len() as u32 + 1, sink)? {
+        report.pages_written += written;
+        pending.add(Image::PagemapShmem, id.into(), bytes);
+    }
+    if !segments.memfds().is_empty() {
+        pending.many(Image::MemfdInode, 0, segments.memfds())?;
+    }
+    drop(segments);
     let entries = std::mem::take(&mut files.entries);
     drop(files);
     let frozen = if options.leave_running {

@@ -101,7 +101,7 @@ pub(crate) fn inventory(own: &msg::TaskKobjIdsEntry) -> msg::InventoryEntry {
     msg::InventoryEntry {
         img_version: IMAGE_VERSION,
         fdinfo_per_id: Some(true),
-        root_ids: Some(own.clone()),
+        root_ids: Some(*own),
         ns_per_id: Some(true),
         root_cg_set: Some(1),
         lsmtype: Some(msg::Lsmtype::NoLsm.into()),

@@ -341,7 +341,15 @@ impl Work<'_, '_> {
                     let (id, flags) = self.mapped_file(area)?;
                     (Backing::File(id), Some(flags))
                 }
-                Kind::SharedAnonymous | Kind::Memfd | Kind::SystemV => {
+                Kind::SharedAnonymous => {
+                    let id = self.files.segments.mapped(pid, area)?;
+                    (Backing::Segment(u64::from(id)), None)
+                }
+                Kind::Memfd => {
+                    let flags = open_flags(area);
+                    (Backing::Memfd(self.files.mapped_memfd(pid, area, flags)?), Some(flags))
+                }
+                Kind::SystemV => {
                     let what = format!("shared memory {} at {:x}", area.path.display(), area.start);
                     return Err(self.refuse(what, "unmap it before the checkpoint"));
                 }
@@ -388,11 +396,9 @@ impl Work<'_, '_> {
     fn mapped_file(&mut self, area: &Area) -> Result<(u32, u32), DumpError> {
         let pid = self.pid();
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
-        // A shared mapping that may be made writable was opened for reading and writing.
-        let flags = if area.shared && area.has(b"mw") { libc::O_RDWR } else { libc::O_RDONLY };
         let stat = rustix::fs::stat(&path)
             .map_err(|e| DumpError::Proc { path, source: io::Error::from(e) })?;
-        let flags = flags as u32;
+        let flags = open_flags(area);
         Ok((self.files.path(pid, area.path.clone(), &stat, flags)?, flags))
     }
 
@@ -414,6 +420,13 @@ impl Work<'_, '_> {
         self.pending.add(Image::Pagemap, self.inside.of(pid) as u64, bytes);
         Ok(())
     }
+}
+
+/// How the file of an area must be opened: a shared mapping that may be made writable was opened
+/// for reading and writing.
+fn open_flags(area: &Area) -> u32 {
+    let flags = if area.shared && area.has(b"mw") { libc::O_RDWR } else { libc::O_RDONLY };
+    flags as u32
 }
 
 /// A TLS segment that is not in use; 64-bit programs have none.

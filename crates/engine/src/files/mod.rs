@@ -5,12 +5,14 @@
 //! those whose device, inode, position, flags and mount agree.
 
 pub mod events;
+pub mod memfd;
 pub mod pipes;
 pub mod regular;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use cryopod_images::msg;
@@ -20,7 +22,9 @@ use rustix::fs::{FileType, Stat};
 
 use crate::error::{DumpError, Refusal};
 use crate::proc::fdinfo::FdInfo;
+use crate::proc::maps::Area;
 use crate::proc::{self, fdinfo};
+use crate::segments::Segments;
 
 /// Descriptor flag: close on exec.
 const FD_CLOEXEC: u32 = 1;
@@ -109,6 +113,8 @@ pub struct Collector<'a> {
     pub entries: Vec<msg::FileEntry>,
     /// Turns a host pid or tid into the container's.
     pub inside: &'a dyn Fn(i32) -> i32,
+    /// Shared memory seen so far.
+    pub segments: Segments,
     /// Pipes seen so far.
     pub pipes: pipes::Pipes,
     next_id: u32,
@@ -131,6 +137,7 @@ impl<'a> Collector<'a> {
         Self {
             entries: Vec::new(),
             inside,
+            segments: Segments::default(),
             pipes: pipes::Pipes::default(),
             next_id: 1,
             seen: HashMap::new(),
@@ -209,6 +216,9 @@ impl<'a> Collector<'a> {
     fn dump(&mut self, id: u32, file: OpenFile) -> Result<msg::FileEntry, DumpError> {
         let name = file.name();
         match FileType::from_raw_mode(file.stat.st_mode) {
+            FileType::RegularFile if name.starts_with("/memfd:") => {
+                return memfd::dump(self, id, file);
+            }
             FileType::RegularFile | FileType::Directory if name.starts_with('/') => {
                 return regular::dump(self, id, &file);
             }
@@ -251,6 +261,28 @@ impl<'a> Collector<'a> {
             reg: Some(reg),
             ..Default::default()
         });
+        self.paths.insert(key, id);
+        Ok(id)
+    }
+
+    /// The entry of a memfd that an area maps.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn mapped_memfd(&mut self, pid: i32, area: &Area, flags: u32) -> Result<u32, DumpError> {
+        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
+        let file = std::fs::File::open(&path)
+            .map_err(|source| DumpError::Proc { path: path.clone(), source })?;
+        let stat = rustix::fs::fstat(&file)
+            .map_err(|e| DumpError::Proc { path, source: io::Error::from(e) })?;
+        let key = (stat.st_dev, stat.st_ino, area.path.clone(), flags);
+        if let Some(id) = self.paths.get(&key) {
+            return Ok(*id);
+        }
+        let id = self.fresh_id();
+        let link = area.path.as_os_str().as_bytes();
+        let inode = self.segments.memfd(pid, file, link)?;
+        self.entries.push(memfd::entry(id, inode, flags, 0, msg::FownEntry::default()));
         self.paths.insert(key, id);
         Ok(id)
     }

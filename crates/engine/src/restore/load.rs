@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use cryopod_images::pages::Pagemap;
-use cryopod_images::{Image, Reader, msg};
+use cryopod_images::{Image, Reader, msg, vma};
 use prost::Message;
 
 use crate::areas::GUARD;
 use crate::error::RestoreError;
 use crate::files::pipes::Contents;
+use crate::segments::Content;
 use crate::store::{ImageSource, Pages};
 
 /// States of `task_core_entry.task_state` that are not alive (1).
@@ -57,6 +58,12 @@ pub(crate) struct Images {
     pub(crate) files: HashMap<u32, msg::FileEntry>,
     /// Descriptor tables by their id.
     pub(crate) tables: HashMap<u32, Vec<msg::FdinfoEntry>>,
+    /// Shared memory, by the number in its name.
+    pub(crate) segments: HashMap<u32, Content>,
+    /// Bytes of each anonymous segment, from what is mapped of it.
+    pub(crate) sizes: HashMap<u32, u64>,
+    /// Inodes of memfds, by their id.
+    pub(crate) memfds: HashMap<u64, msg::MemfdInodeEntry>,
     /// What was in the pipes.
     pub(crate) pipes: Contents,
 }
@@ -98,6 +105,18 @@ fn one<M: Message + Default>(
     reader.only().map_err(|e| bad(&name, e))
 }
 
+/// The pages a pagemap refers to.
+fn pages(source: &dyn ImageSource, map: &Pagemap) -> Result<Option<Pages>, RestoreError> {
+    let name = Image::Pages.file_name(map.pages_id.into());
+    let pages = source
+        .pages(&name)
+        .map_err(|source| RestoreError::Source { name: name.clone(), source })?;
+    if pages.as_ref().map_or(0, |p| p.len) < map.pages_len() {
+        return Err(bad(&name, "it is shorter than its pagemap says"));
+    }
+    Ok(pages)
+}
+
 impl Images {
     /// Reads all of them.
     pub(crate) fn load(source: &dyn ImageSource) -> Result<Self, RestoreError> {
@@ -112,6 +131,9 @@ impl Images {
             tasks: Vec::new(),
             files: files.into_iter().map(|f| (f.id, f)).collect(),
             tables: HashMap::new(),
+            segments: HashMap::new(),
+            sizes: HashMap::new(),
+            memfds: HashMap::new(),
             pipes: match bytes(source, Image::PipesData, 0)? {
                 (name, Some(found)) => Contents::read(&name, &found)?,
                 (_, None) => Contents::default(),
@@ -120,7 +142,23 @@ impl Images {
         for entry in tree {
             images.load_task(source, entry)?;
         }
+        let memfds = many::<msg::MemfdInodeEntry>(source, Image::MemfdInode, 0)?;
+        images.memfds = memfds.into_iter().flatten().map(|m| (m.inode_id, m)).collect();
+        let memfds: Vec<u32> = images.memfds.values().map(|m| m.shmid).collect();
+        let anonymous: Vec<u32> = images.sizes.keys().copied().collect();
+        for id in anonymous.into_iter().chain(memfds) {
+            images.load_segment(source, id)?;
+        }
         Ok(images)
+    }
+
+    fn load_segment(&mut self, source: &dyn ImageSource, id: u32) -> Result<(), RestoreError> {
+        let (name, found) = bytes(source, Image::PagemapShmem, id.into())?;
+        let Some(found) = found else { return Ok(()) };
+        let map = Pagemap::read(&name, &found).map_err(|e| bad(&name, e))?;
+        let pages = pages(source, &map)?;
+        self.segments.insert(id, Content { map, pages });
+        Ok(())
     }
 
     fn load_task(
@@ -156,12 +194,14 @@ impl Images {
         let (name, found) = bytes(source, Image::Pagemap, id)?;
         let found = found.ok_or_else(|| RestoreError::Missing { name: name.clone() })?;
         let pagemap = Pagemap::read(&name, &found).map_err(|e| bad(&name, e))?;
-        let pages_name = Image::Pages.file_name(pagemap.pages_id.into());
-        let pages = source
-            .pages(&pages_name)
-            .map_err(|source| RestoreError::Source { name: pages_name.clone(), source })?;
-        if pages.as_ref().map_or(0, |p| p.len) < pagemap.pages_len() {
-            return Err(bad(&pages_name, "it is shorter than its pagemap says"));
+        let pages = pages(source, &pagemap)?;
+        for area in &mm.vmas {
+            let kind = area.status & (vma::ANON_SHARED | vma::MEMFD | vma::SYSVIPC);
+            if kind == vma::ANON_SHARED {
+                let end = area.pgoff.saturating_add(area.end - area.start);
+                let size = self.sizes.entry(area.shmid as u32).or_default();
+                *size = end.max(*size);
+            }
         }
         if pagemap.runs().iter().any(|run| run.in_parent()) {
             return Err(bad(&name, "it refers to a parent image, which is not read yet"));
@@ -198,7 +238,7 @@ fn check_areas(name: &str, mm: &msg::MmEntry) -> Result<(), RestoreError> {
     }
     for area in mm.vmas.iter().filter(|a| !guard(a)) {
         let aligned = area.start.is_multiple_of(4096) && area.end.is_multiple_of(4096);
-        let vsyscall = area.status & cryopod_images::vma::VSYSCALL != 0;
+        let vsyscall = area.status & vma::VSYSCALL != 0;
         if !aligned || area.start >= area.end || area.start < last || (area.end > TOP && !vsyscall)
         {
             return Err(bad(name, format!("area {:x}-{:x} makes no sense", area.start, area.end)));

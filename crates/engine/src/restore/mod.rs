@@ -11,6 +11,7 @@ mod transport;
 mod tree;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -18,7 +19,9 @@ use cryopod_sys::ptrace;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
-use crate::files::{events, pipes, regular};
+use crate::files::{events, memfd, pipes, regular};
+use crate::inject::Remote;
+use crate::segments;
 use crate::store::ImageSource;
 use load::Images;
 
@@ -109,6 +112,10 @@ pub(crate) struct Context<'a> {
     pub(crate) root: OwnedFd,
     /// Files opened so far, by id.
     opened: HashMap<u32, OwnedFd>,
+    /// Anonymous shared memory made so far, by its id.
+    segments: HashMap<u32, OwnedFd>,
+    /// Memfds made so far, by their inode id.
+    memfds: HashMap<u64, OwnedFd>,
     /// Pipes made so far.
     pipes: pipes::Made,
     /// Epoll instances that are filled already.
@@ -134,6 +141,50 @@ impl<'a> Context<'a> {
             .ok_or_else(|| RestoreError::Missing { name: format!("file {id}") })
     }
 
+    /// The anonymous segment with this id, made at the first use by a mapping in the given task.
+    pub(crate) fn segment(
+        &mut self,
+        id: u32,
+        host: i32,
+        remote: &mut Remote,
+    ) -> io::Result<std::os::fd::BorrowedFd<'_>> {
+        let images: &'a Images = self.images;
+        match self.segments.entry(id) {
+            Entry::Occupied(found) => Ok(OwnedFd::as_fd(found.into_mut())),
+            Entry::Vacant(slot) => {
+                let size = images.sizes.get(&id).copied().unwrap_or(0);
+                let content = images.segments.get(&id);
+                let fd = segments::restore_anonymous(host, size, content, remote)?;
+                Ok(OwnedFd::as_fd(slot.insert(fd)))
+            }
+        }
+    }
+
+    fn memfd(&mut self, inode: u64) -> Result<std::os::fd::BorrowedFd<'_>, RestoreError> {
+        let images: &'a Images = self.images;
+        match self.memfds.entry(inode) {
+            Entry::Occupied(found) => Ok(OwnedFd::as_fd(found.into_mut())),
+            Entry::Vacant(slot) => {
+                let entry = images.memfds.get(&inode).ok_or_else(|| RestoreError::Image {
+                    name: "memfd.img".into(),
+                    what: format!("there is no memfd with id {inode}"),
+                })?;
+                let content = images.segments.get(&entry.shmid);
+                Ok(OwnedFd::as_fd(slot.insert(segments::restore_memfd(entry, content)?)))
+            }
+        }
+    }
+
+    /// What had to wait until all mappings and descriptors are made.
+    fn seal(&self) -> Result<(), RestoreError> {
+        for (id, fd) in &self.memfds {
+            if let Some(entry) = self.images.memfds.get(id) {
+                segments::seal(entry, fd.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
     fn open(&mut self, id: u32) -> Result<OwnedFd, RestoreError> {
         let images: &'a Images = self.images;
         let entry = images.files.get(&id).ok_or_else(|| RestoreError::Image {
@@ -155,6 +206,9 @@ impl<'a> Context<'a> {
         }
         if let Some(timerfd) = &entry.tfd {
             return events::restore_timerfd(timerfd);
+        }
+        if let Some(memfd) = &entry.memfd {
+            return memfd::restore(memfd, self.memfd(memfd.inode_id.into())?);
         }
         if entry.epfd.is_some() {
             return events::restore_epoll();
@@ -209,6 +263,8 @@ fn build(
         options,
         root,
         opened: HashMap::new(),
+        segments: HashMap::new(),
+        memfds: HashMap::new(),
         pipes: pipes::Made::default(),
         filled: std::collections::HashSet::new(),
     };
@@ -224,5 +280,6 @@ fn build(
         }
         tasks.push(threads);
     }
+    context.seal()?;
     Ok(Restored { pid, tasks, stopped, released: false })
 }

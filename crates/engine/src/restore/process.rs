@@ -2,7 +2,7 @@
 
 use std::io;
 
-use cryopod_images::{Image, msg};
+use cryopod_images::{Image, msg, vma};
 use cryopod_sys::ptrace::{self, Registers};
 
 use super::Context;
@@ -112,10 +112,15 @@ impl Site<'_, '_> {
         // What `map` asks for: a descriptor in the task. A typed refusal of a file is kept aside,
         // since the caller of back only knows errors of the kernel.
         let mut refused = None;
-        let context = &mut *self.context;
+        let (context, host) = (&mut *self.context, self.host);
         let mapped =
             layout::map(body, &mut self.remote, &self.space, &mut |area, remote, space| {
                 let id = area.shmid as u32;
+                let kind = area.status & (vma::ANON_SHARED | vma::MEMFD | vma::SYSVIPC);
+                if kind == vma::ANON_SHARED {
+                    let file = context.segment(id, host, remote)?;
+                    return Ok((transport.send(file, remote, space, scratch)?, area.pgoff));
+                }
                 let file = match context.file(id) {
                     Ok(file) => file,
                     Err(e) => {
