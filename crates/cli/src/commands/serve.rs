@@ -4,12 +4,18 @@
 //! It holds no state of its own: containers belong to their shims, records are on disk. It can be
 //! killed at any moment.
 
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use cryopod_cri::server;
+use anyhow::{Context, ensure};
+use cryopod_cri::{Client, server};
+use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
 use cryopod_runtime::{Paths, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -17,64 +23,160 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{LogFormat, ServeArgs};
 use crate::cri_server::{Places, Service};
 
+/// The folder of archives below the root folder.
+const CHECKPOINTS: &str = "checkpoints";
+
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
 const LAST_CALLS: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     log_to_stderr(args.log_format);
-    let (stop, stopping) = watch::channel(false);
     // Before anything can be asked of us: a signal that comes early must not be lost.
-    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let mut signals = Signals::watch()?;
+    let (stop_https, https_stopping) = watch::channel(false);
+    let (stop_cri, cri_stopping) = watch::channel(false);
 
+    let https = https_door(args).await?;
+    let address = https.as_ref().map(Server::local_addr);
     let mut cri = match &args.container_runtime_endpoint {
         Some(endpoint) => {
+            ensure!(
+                https.is_some(),
+                "nothing to do: the runtime is another's, and no caller of the HTTPS API could be \
+                 authenticated; give --client-ca-file"
+            );
             info!(%endpoint, "using another runtime");
-            None
+            tokio::spawn(std::future::pending())
         }
-        None => Some(tokio::spawn(embedded(args, stopping).await?)),
+        None => tokio::spawn(embedded(args, address, stopped(cri_stopping)).await?),
     };
+    let mut https = tokio::spawn(async move {
+        match https {
+            Some(server) => {
+                info!(address = %server.local_addr(), "serving HTTPS");
+                server.run(stopped(https_stopping)).await;
+            }
+            None => stopped(https_stopping).await,
+        }
+    });
 
     tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: ending"),
-        _ = interrupt.recv() => info!("SIGINT: ending"),
-        ended = async { match &mut cri { Some(task) => task.await, None => std::future::pending().await } } => {
-            ended.context("serve CRI")?.context("serve CRI")?;
-            return Ok(());
-        }
+        signal = signals.next() => info!("{signal}: ending"),
+        ended = &mut cri => return ended.context("serve CRI")?.context("serve CRI"),
+        ended = &mut https => return ended.context("serve HTTPS"),
     }
-    stop.send_replace(true);
     let last_calls = async {
-        if let Some(task) = cri {
-            task.await.context("serve CRI")?.context("serve CRI")?;
+        // In this order: what comes in by HTTPS is answered by CRI.
+        stop_https.send_replace(true);
+        https.await.context("serve HTTPS")?;
+        stop_cri.send_replace(true);
+        match args.container_runtime_endpoint {
+            Some(_) => Ok(()),
+            None => cri.await.context("serve CRI")?.context("serve CRI"),
         }
-        anyhow::Ok(())
     };
     tokio::select! {
         ended = tokio::time::timeout(LAST_CALLS, last_calls) => match ended {
             Ok(ended) => ended?,
-            Err(_) => warn!(seconds = LAST_CALLS.as_secs(), "calls still open: ending without them"),
+            Err(_) => {
+                warn!(seconds = LAST_CALLS.as_secs(), "calls still open: ending without them");
+            }
         },
-        _ = terminate.recv() => warn!("SIGTERM again: ending at once"),
-        _ = interrupt.recv() => warn!("SIGINT again: ending at once"),
+        signal = signals.next() => warn!("{signal} again: ending at once"),
     }
     Ok(())
 }
 
-/// Opens the runtime and its socket; the future serves it until `stopping` holds true.
-async fn embedded(
-    args: &ServeArgs,
-    mut stopping: watch::Receiver<bool>,
-) -> anyhow::Result<impl Future<Output = Result<(), server::ServerError>> + use<>> {
-    let mut paths = Paths::new(&args.state_dir, &args.run_dir);
-    paths.cgroup_parent.clone_from(&args.cgroup_parent);
-    let places = Places {
-        state_dir: args.state_dir.clone(),
-        run_dir: args.run_dir.clone(),
-        log_dir: args.log_dir.clone(),
-        checkpoints_dir: args.root_dir.join("checkpoints"),
-        https: None,
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("watch for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("watch for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Done when the flag is set; a sender that is gone means the same, nobody will tell any more.
+async fn stopped(mut flag: watch::Receiver<bool>) {
+    flag.wait_for(|stop| *stop).await.ok();
+}
+
+/// Opens the HTTPS door, unless nobody could come in by it.
+async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
+    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
+    let checkpoints = args.root_dir.join(CHECKPOINTS);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&checkpoints)
+        .with_context(|| format!("make folder {}", checkpoints.display()))?;
+    if args.client_ca_file.is_none() && !args.anonymous_auth {
+        warn!(
+            "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
+        );
+        return Ok(None);
+    }
+    let node_name = args.node_name.clone().unwrap_or_else(host_name);
+    let mut options = Options::new(node_name);
+    options.bind = args.address;
+    options.root_dir.clone_from(&args.root_dir);
+    options.tls_cert_file.clone_from(&args.tls_cert_file);
+    options.tls_private_key_file.clone_from(&args.tls_private_key_file);
+    options.client_ca_file.clone_from(&args.client_ca_file);
+    options.anonymous = args.anonymous_auth;
+    options.feature_gates = feature_gates;
+    // Our own runtime too is reached by its socket: one way for every runtime.
+    let endpoint = match &args.container_runtime_endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => std::path::absolute(&args.socket)
+            .context("--socket")?
+            .to_str()
+            .context("--socket: the path is not UTF-8")?
+            .to_owned(),
     };
+    let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
+    let runtime = CriRuntime::new(client, options.runtime_request_timeout);
+    let server = Server::bind(options, Arc::new(runtime), Delegates::default())
+        .await
+        .context("open the HTTPS door")?;
+    Ok(Some(server))
+}
+
+/// The kubelet's rule: the host's name in lower case.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
+}
+
+/// Opens the runtime and its socket; the future serves it until `stopping` is done.
+async fn embedded<S: Future<Output = ()>>(
+    args: &ServeArgs,
+    https: Option<SocketAddr>,
+    stopping: S,
+) -> anyhow::Result<impl Future<Output = Result<(), server::ServerError>> + use<S>> {
+    let absolute =
+        |path: &Path| std::path::absolute(path).with_context(|| format!("path {}", path.display()));
+    let places = Places {
+        state_dir: absolute(&args.state_dir)?,
+        run_dir: absolute(&args.run_dir)?,
+        log_dir: absolute(&args.log_dir)?,
+        checkpoints_dir: absolute(&args.root_dir)?.join(CHECKPOINTS),
+        https,
+    };
+    let mut paths = Paths::new(&places.state_dir, &places.run_dir);
+    paths.cgroup_parent.clone_from(&args.cgroup_parent);
     // First the socket: it is the proof that no other server works on this run folder.
     let listener = server::listen(&args.socket)?;
     let runtime = tokio::task::spawn_blocking(move || Runtime::open(paths))
@@ -83,15 +185,15 @@ async fn embedded(
         .context("open the runtime")?;
     let service = Service::new(runtime, places);
     info!(socket = %args.socket.display(), "serving CRI");
-    Ok(server::serve(listener, service.clone(), service, async move {
-        // The sender gone means the same: nobody will tell any more.
-        stopping.wait_for(|stop| *stop).await.ok();
-    }))
+    Ok(server::serve(listener, service.clone(), service, stopping))
 }
 
 fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("CRYOPOD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

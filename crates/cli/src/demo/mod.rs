@@ -40,10 +40,16 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         done = play(&stage) => done,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
-    let done = done.map_err(|error| error.context(stage.log_tail()));
-    let struck = stage.strike(args.keep).await;
+    if done.is_err() {
+        print::note(stage.log_tail());
+    }
+    let struck = stage.strike(args.keep).await.context("clean up");
+    if let (Err(_), Err(error)) = (&done, &struck) {
+        // The first failure is the one to report; this one must not be lost either.
+        print::note(format_args!("cryopod: {error:#}"));
+    }
     done?;
-    struck.context("clean up")?;
+    struck?;
     print::line("\nEverything above was checked, and everything made is removed again.")
 }
 

@@ -44,9 +44,9 @@ impl Stage {
         match Self::set_in(&folder).await {
             Ok(stage) => Ok(stage),
             Err(error) => {
-                let log = log_tail(&folder);
+                print::note(log_tail(&folder));
                 std::fs::remove_dir_all(&folder).ok();
-                Err(error.context(log))
+                Err(error)
             }
         }
     }
@@ -101,8 +101,7 @@ impl Stage {
     pub(super) async fn strike(mut self, keep: bool) -> anyhow::Result<()> {
         let removed = self.remove_pods().await;
         let stopped = self.stop_server().await;
-        removed?;
-        stopped?;
+        removed.and(stopped).with_context(|| format!("folder {}", self.folder.display()))?;
         if keep {
             print::note(format_args!("kept: {}", self.folder.display()));
             return Ok(());
@@ -169,5 +168,5 @@ fn log_tail(folder: &Path) -> String {
     }
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
-    format!("the server's log ends with\n  {}\n", tail.join("\n  "))
+    format!("the server's log ends with\n  {}", tail.join("\n  "))
 }
