@@ -1,0 +1,40 @@
+//! The example program `engine`, which `cargo test` builds beside the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn path() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    profile.join("examples/engine")
+}
+
+fn run(args: &[&str], images: &Path) -> Result<String, String> {
+    let out = Command::new(path())
+        .args(args)
+        .arg("--images")
+        .arg(images)
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .expect("the example `engine` is built with the tests");
+    if out.status.success() {
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+}
+
+/// Dumps process `pid` into `images`.
+pub(crate) fn dump(pid: u32, images: &Path, leave_running: bool) -> Result<String, String> {
+    let pid = pid.to_string();
+    let mut args = vec!["dump", "--pid", &pid];
+    if leave_running {
+        args.push("--leave-running");
+    }
+    run(&args, images)
+}
+
+/// Restores from `images`.
+pub(crate) fn restore(images: &Path) -> Result<String, String> {
+    run(&["restore"], images)
+}
