@@ -202,6 +202,19 @@ pub fn seccomp_filter(tid: i32, index: usize) -> io::Result<Option<Vec<BpfInstru
     Ok(Some(insns))
 }
 
+/// SECCOMP_FILTER_FLAG_* the `index`-th filter of a stopped thread was installed with
+/// (PTRACE_SECCOMP_GET_METADATA, Linux 4.16).
+///
+/// # Errors
+/// As [`seccomp_filter`].
+pub fn seccomp_flags(tid: i32, index: usize) -> io::Result<u64> {
+    const SECCOMP_GET_METADATA: u32 = 0x420d;
+    let mut metadata = [index as u64, 0u64];
+    let size = size_of_val(&metadata);
+    request(SECCOMP_GET_METADATA, tid, size, metadata.as_mut_ptr() as usize)?;
+    Ok(metadata[1])
+}
+
 /// What a thread registered with rseq(2).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

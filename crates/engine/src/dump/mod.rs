@@ -18,6 +18,7 @@ use prost::Message;
 use crate::error::DumpError;
 use crate::files::Collector;
 use crate::proc::status;
+use crate::seccomp::Filters;
 use crate::seize::Tree;
 use crate::store::ImageSink;
 
@@ -179,6 +180,7 @@ pub fn dump(
     let mut pending = Pending::default();
     let mut files = Collector::new(&inside_of);
     let mut ids = namespaces::Ids::new()?;
+    let mut filters = Filters::default();
     let mut pstree = Vec::new();
 
     let tasks = tree.tasks.clone();
@@ -195,6 +197,7 @@ pub fn dump(
             inside: &inside,
             ids: task_ids,
             files: &mut files,
+            filters: &mut filters,
             pending: &mut pending,
             report: &mut report,
             held: &mut tree.held,
@@ -227,6 +230,7 @@ pub fn dump(
     };
     report.freeze = frozen;
 
+    pending.one(Image::Seccomp, 0, &filters.entry)?;
     pending.many(Image::Pstree, 0, &pstree)?;
     pending.many(Image::Files, 0, &entries)?;
     pending.one(Image::Inventory, 0, &namespaces::inventory(ids.own()))?;

@@ -15,6 +15,7 @@ use crate::inject::interrupted::{self, Resolution};
 use crate::inject::{Remote, Space, frame};
 use crate::proc::maps::Area;
 use crate::proc::{self, limits, maps, stat, status};
+use crate::seccomp::Filters;
 use crate::seize::Task;
 use crate::store::ImageSink;
 use crate::{credentials, memory, registers, signals, timers};
@@ -83,6 +84,7 @@ pub(crate) struct Work<'w, 'f> {
     pub(crate) inside: &'w Inside,
     pub(crate) ids: msg::TaskKobjIdsEntry,
     pub(crate) files: &'w mut Collector<'f>,
+    pub(crate) filters: &'w mut Filters,
     pub(crate) pending: &'w mut Pending,
     pub(crate) report: &'w mut DumpReport,
     pub(crate) held: &'w mut Vec<(i32, i32, i32)>,
@@ -242,14 +244,14 @@ impl Work<'_, '_> {
         let (robust, robust_len) = process::robust_list(tid).map_err(&kernel)?;
         let rseq = ptrace::rseq(tid).map_err(&kernel)?;
         let pdeath = u32::from_le_bytes(pdeath);
-        let mode = match status.seccomp {
-            0 => None,
-            1 => Some(msg::SeccompMode::Strict.into()),
-            _ => Some(msg::SeccompMode::Filter.into()),
+        let (mode, filter) = match status.seccomp {
+            0 => (None, None),
+            2 => {
+                let newest = self.filters.add(tid).map_err(&kernel)?;
+                (Some(msg::SeccompMode::Filter.into()), newest)
+            }
+            _ => return Err(self.refuse("seccomp's strict mode".into(), "use a filter instead")),
         };
-        if mode.is_some() {
-            return Err(self.refuse("a seccomp filter".into(), "run it without one"));
-        }
         Ok(msg::CoreEntry {
             mtype: msg::core_entry::March::X8664.into(),
             thread_info: Some(msg::ThreadInfoX86 {
@@ -270,6 +272,7 @@ impl Work<'_, '_> {
                 signals_p: Some(signals::dump_pending(tid, false).map_err(&kernel)?),
                 creds: Some(credentials::dump(&status, remote).map_err(&kernel)?),
                 seccomp_mode: mode,
+                seccomp_filter: filter,
                 comm: Some(status.name.into_bytes()),
                 rseq_entry: (rseq.address != 0).then(|| msg::RseqEntry {
                     rseq_abi_pointer: rseq.address,

@@ -58,6 +58,8 @@ pub(crate) struct Images {
     pub(crate) files: HashMap<u32, msg::FileEntry>,
     /// Descriptor tables by their id.
     pub(crate) tables: HashMap<u32, Vec<msg::FdinfoEntry>>,
+    /// Seccomp filters of all threads.
+    pub(crate) filters: msg::SeccompEntry,
     /// Shared memory, by the number in its name.
     pub(crate) segments: HashMap<u32, Content>,
     /// Bytes of each anonymous segment, from what is mapped of it.
@@ -131,6 +133,9 @@ impl Images {
             tasks: Vec::new(),
             files: files.into_iter().map(|f| (f.id, f)).collect(),
             tables: HashMap::new(),
+            filters: many(source, Image::Seccomp, 0)?
+                .and_then(|mut all: Vec<msg::SeccompEntry>| all.pop())
+                .unwrap_or_default(),
             segments: HashMap::new(),
             sizes: HashMap::new(),
             memfds: HashMap::new(),

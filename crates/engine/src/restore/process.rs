@@ -14,7 +14,7 @@ use crate::error::RestoreError;
 use crate::files::events;
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
-use crate::{credentials, registers, signals, timers};
+use crate::{credentials, registers, seccomp, signals, timers};
 
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
 const PR_SET_THP_DISABLE: i32 = 41;
@@ -332,6 +332,7 @@ impl Site<'_, '_> {
         let fail = self.fail("cannot complete it");
         let image = self.image;
         let core = image.process()?;
+        let filters = &self.context.images.filters;
         let (scratch, pid) = (self.scratch, image.pid());
         if let Some(t) = &core.timers {
             timers::create(t, &mut self.remote, &self.space, scratch)
@@ -344,7 +345,7 @@ impl Site<'_, '_> {
         for ((tid, core), host) in image.cores.iter().zip(&tids).skip(1) {
             let mut remote =
                 Remote::enter(&self.space, *host, scratch.at + FRAME_AT).map_err(&fail)?;
-            thread_state(core, (pid, *tid), &mut remote, &self.space, scratch)
+            thread_state(core, (pid, *tid), filters, &mut remote, &self.space, scratch)
                 .map_err(self.fail("cannot give a thread its state"))?;
             remote.abandon().map_err(&fail)?;
             self.set_processor(*tid, *host, core)?;
@@ -353,7 +354,7 @@ impl Site<'_, '_> {
         if let Some(t) = &core.timers {
             timers::arm(t, &mut self.remote, &self.space, scratch).map_err(&fail)?;
         }
-        thread_state(leader, (pid, pid), &mut self.remote, &self.space, scratch)
+        thread_state(leader, (pid, pid), filters, &mut self.remote, &self.space, scratch)
             .map_err(self.fail("cannot give its first thread its state"))?;
         // Changing credentials made it undumpable.
         if let Some(dumpable @ (0 | 1)) = self.body.mm.dumpable {
@@ -399,6 +400,7 @@ impl Site<'_, '_> {
 fn thread_state(
     core: &msg::CoreEntry,
     own: (i32, i32),
+    filters: &msg::SeccompEntry,
     remote: &mut Remote,
     space: &Space,
     scratch: Scratch,
@@ -431,6 +433,12 @@ fn thread_state(
         remote.call(libc::SYS_rseq, args)?;
     }
     schedule(state, remote, space, scratch)?;
+    if let Some(newest) = state.seccomp_filter
+        && state.seccomp_mode() == msg::SeccompMode::Filter
+    {
+        let chain = seccomp::chain(filters, newest)?;
+        seccomp::restore(&chain, remote, space, scratch)?;
+    }
     if let Some(creds) = &state.creds {
         credentials::restore(creds, remote, space, scratch)?;
     }

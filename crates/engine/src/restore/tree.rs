@@ -15,14 +15,15 @@ use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space, frame};
 
 /// Engine memory in each task: arguments below, one frame above.
-const SCRATCH: u64 = 64 * 1024;
+const SCRATCH: u64 = 128 * 1024;
 /// Where in it the frame begins.
-pub(crate) const FRAME_AT: u64 = 32 * 1024;
+pub(crate) const FRAME_AT: u64 = 96 * 1024;
 
 const OPTIONS: i32 = ptrace::O_TRACESYSGOOD
     | ptrace::O_TRACEFORK
     | ptrace::O_TRACEVFORK
     | ptrace::O_TRACECLONE
+    | ptrace::O_SUSPEND_SECCOMP
     | ptrace::O_EXITKILL;
 
 /// A task that exists and is bare: the engine's memory, no state of its own yet.
