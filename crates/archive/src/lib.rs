@@ -1,1 +1,18 @@
-//! The checkpoint tar: layout, written once, read by seeking, verified.
+//! The checkpoint tar: layout, written once, read by seeking, verified. Blocking std code.
+//!
+//! - [`ArchiveWriter`] writes an archive front to back under a hidden name and shows it whole.
+//! - [`Archive`] opens one that anybody may have made, reads headers only, and finds damage by the
+//!   digests that the writer left ([`DIGESTS_NAME`]).
+
+mod digests;
+mod reader;
+#[allow(dead_code, reason = "packing trees is the next step")]
+mod tar;
+mod writer;
+
+pub use blake3::Hash;
+pub use digests::{CHUNK, DIGESTS_NAME, TableError};
+pub use reader::{Archive, Entry, EntryReader, MAX_ENTRIES, MAX_NAME, ReadError, Verified};
+pub use tar::Kind;
+pub use tar::decode::TarError;
+pub use writer::{ArchiveWriter, DATA_ALIGN, EntryData, Finished, WriteError, remove_partial};

@@ -1,0 +1,572 @@
+//! Writes an archive once, front to back.
+//!
+//! Nothing half-done is visible: the archive grows under a name that no reader looks at (it does
+//! not end in `.tar`), is synced, and only then gets its name, without replacing anything
+//! (renameat2(2), RENAME_NOREPLACE). A writer that goes away without finishing removes it; one
+//! that was killed leaves a file that [`remove_partial`] tells from one that is being written by
+//! its lock (flock(2)).
+//!
+//! Data of big entries is written in whole pages, and begins where it is asked to, so that pages
+//! can be mapped or read around the page cache.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use blake3::Hash;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::digests::{Chunker, DIGESTS_NAME, Row, Table};
+use crate::tar::encode::{Align, encode, patch_size};
+use crate::tar::{BLOCK, Header, Kind, decode, padded};
+
+/// Unit that the data of [`ArchiveWriter::begin`] starts at, in bytes.
+pub const DATA_ALIGN: u64 = 4096;
+
+const BUFFER: usize = 1 << 20;
+const PREFIX: &str = ".cryopod-";
+const SUFFIX: &str = ".partial";
+
+/// Why an archive cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The directory is not one, or somebody else may change what is in it.
+    #[error("{path}: {what}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A system call failed.
+    #[error("{path}: cannot {action}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The archive's name is taken; another may be tried.
+    #[error("{path} exists")]
+    Exists {
+        /// The name.
+        path: PathBuf,
+    },
+    /// An entry's name is not exact, or taken.
+    #[error("entry {name:?}: {what}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A call that does not fit the state: data without an entry, an entry within another.
+    #[error("entry {name:?}: {what}")]
+    Order {
+        /// The entry.
+        name: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// What a finished archive is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its id: the digest of the table of digests, which covers everything else.
+    pub id: Hash,
+}
+
+#[derive(Debug)]
+struct Open {
+    name: String,
+    mode: u32,
+    /// Where the ustar block is.
+    block_at: u64,
+    head: Vec<u8>,
+    size: u64,
+    chunker: Chunker,
+}
+
+/// An archive that is being written.
+#[derive(Debug)]
+pub struct ArchiveWriter {
+    dir: File,
+    dir_path: PathBuf,
+    temp: OsString,
+    file: Arc<File>,
+    /// Bytes on their way to the file, the first of which belongs at `flushed`.
+    buffer: Vec<u8>,
+    flushed: u64,
+    table: Table,
+    names: HashSet<String>,
+    open: Option<Open>,
+    /// Small entries that came while a big one was open.
+    queued: Vec<(String, u32, Vec<u8>)>,
+    sealed: Option<(u64, Hash)>,
+    named: bool,
+}
+
+impl ArchiveWriter {
+    /// Starts an archive in `dir`, under a name of its own, mode 0600.
+    ///
+    /// # Errors
+    /// When `dir` is not a directory, belongs to another user, or can be written by others without
+    /// being sticky; when the file cannot be made.
+    pub fn create(dir: &Path) -> Result<Self, WriteError> {
+        let io = |action| {
+            move |errno: Errno| WriteError::Io { path: dir.into(), action, source: errno.into() }
+        };
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir_file = File::from(rustix::fs::open(dir, flags, Mode::empty()).map_err(io("open"))?);
+        check_directory(dir, &dir_file)?;
+        loop {
+            let mut random = [0_u8; 8];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+                .map_err(io("get random bytes for a file in"))?;
+            let temp = format!("{PREFIX}{:016x}{SUFFIX}", u64::from_ne_bytes(random));
+            let flags =
+                OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = match rustix::fs::openat(&dir_file, &temp, flags, mode) {
+                Ok(fd) => File::from(fd),
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(io("make a file in")(errno)),
+            };
+            // Somebody who cleans up may have taken it for a left-over until it is locked.
+            let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let there = rustix::fs::fstat(&file).map_err(io("look at a file in"))?.st_nlink == 1;
+            if !(locked && there) {
+                continue;
+            }
+            rustix::fs::fchmod(&file, mode).map_err(io("set the mode of a file in"))?;
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            return Ok(Self {
+                dir: dir_file,
+                dir_path: dir.to_owned(),
+                temp: temp.into(),
+                file: Arc::new(file),
+                buffer: Vec::with_capacity(BUFFER),
+                flushed: 0,
+                table: Table {
+                    time: now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)),
+                    rows: Vec::new(),
+                },
+                names: HashSet::new(),
+                open: None,
+                queued: Vec::new(),
+                sealed: None,
+                named: false,
+            });
+        }
+    }
+
+    /// Bytes of the archive so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    /// Whether nothing has been written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a directory, mode 0700, and those it is in. Nothing happens when it is there.
+    ///
+    /// # Errors
+    /// When the name is not exact or an entry is open.
+    pub fn directory(&mut self, name: &str) -> Result<(), WriteError> {
+        if let Some(open) = &self.open {
+            let what = "a directory cannot be added while an entry is open";
+            return Err(WriteError::Order { name: open.name.clone(), what });
+        }
+        if self.sealed.is_some() {
+            return Err(WriteError::Name { name: name.to_owned(), what: "comes after the end" });
+        }
+        check_name(name)?;
+        let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
+        for end in ends.collect::<Vec<_>>() {
+            let stored = format!("{}/", &name[..end]);
+            if self.names.contains(&name[..end]) {
+                return Err(WriteError::Name { name: name[..end].into(), what: "is a file" });
+            }
+            if !self.names.insert(stored.clone()) {
+                continue;
+            }
+            let header = Header::plain(&name[..end], Kind::Directory, 0o700, 0, self.table.time);
+            let head = encode(&header, self.len(), Align::None);
+            self.table.rows.push(Row {
+                name: stored,
+                size: 0,
+                mode: 0o700,
+                head: blake3::hash(&head),
+                chunks: Vec::new(),
+            });
+            self.write(&head)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a small entry. While another is open it is kept in memory and written after that one.
+    ///
+    /// # Errors
+    /// When the name is not exact or taken, or the file cannot be written.
+    pub fn put(&mut self, name: &str, bytes: &[u8], mode: u32) -> Result<(), WriteError> {
+        if self.open.is_some() {
+            self.take_name(name)?;
+            self.queued.push((name.to_owned(), mode, bytes.to_vec()));
+            return Ok(());
+        }
+        self.parent(name)?;
+        self.take_name(name)?;
+        self.put_taken(name, bytes, mode)
+    }
+
+    fn put_taken(&mut self, name: &str, bytes: &[u8], mode: u32) -> Result<(), WriteError> {
+        self.parent(name)?;
+        let mode = mode & 0o7777;
+        let size = bytes.len() as u64;
+        let header = Header::plain(name, Kind::File, mode, size, self.table.time);
+        let head = encode(&header, self.len(), Align::None);
+        self.write(&head)?;
+        self.write(bytes)?;
+        self.pad(size)?;
+        let mut chunker = Chunker::default();
+        chunker.update(bytes);
+        self.table.rows.push(Row {
+            name: name.to_owned(),
+            size,
+            mode,
+            head: blake3::hash(&head),
+            chunks: chunker.finish(),
+        });
+        Ok(())
+    }
+
+    /// Opens an entry whose size is known only at its end. With `aligned` its data begins at a
+    /// multiple of [`DATA_ALIGN`] in the archive.
+    ///
+    /// # Errors
+    /// When the name is not exact or taken, another entry is open, or the file cannot be written.
+    pub fn begin(&mut self, name: &str, mode: u32, aligned: bool) -> Result<(), WriteError> {
+        if let Some(open) = &self.open {
+            let what = "another entry cannot begin before it ends";
+            return Err(WriteError::Order { name: open.name.clone(), what });
+        }
+        self.parent(name)?;
+        self.take_name(name)?;
+        let mode = mode & 0o7777;
+        let align = if aligned { Align::To(DATA_ALIGN) } else { Align::None };
+        let header = Header::plain(name, Kind::File, mode, 0, self.table.time);
+        let head = encode(&header, self.len(), align);
+        let block_at = self.len() + head.len() as u64 - BLOCK;
+        self.write(&head)?;
+        let chunker = Chunker::default();
+        self.open = Some(Open { name: name.to_owned(), mode, block_at, head, size: 0, chunker });
+        Ok(())
+    }
+
+    /// Adds data to the open entry.
+    ///
+    /// # Errors
+    /// When no entry is open or the file cannot be written.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let Some(open) = &mut self.open else {
+            return Err(WriteError::Order { name: String::new(), what: "no entry is open" });
+        };
+        open.chunker.update(bytes);
+        open.size += bytes.len() as u64;
+        self.write(bytes)
+    }
+
+    /// Ends the open entry; the answer is its size in bytes.
+    ///
+    /// # Errors
+    /// When no entry is open or the file cannot be written.
+    pub fn end(&mut self) -> Result<u64, WriteError> {
+        let Some(mut open) = self.open.take() else {
+            return Err(WriteError::Order { name: String::new(), what: "no entry is open" });
+        };
+        let at = open.head.len() - BLOCK as usize;
+        let mut block = [0; BLOCK as usize];
+        block.copy_from_slice(&open.head[at..]);
+        patch_size(&mut block, open.size);
+        open.head[at..].copy_from_slice(&block);
+        // The block is in the file, in the buffer, or its first part here and the rest there.
+        let in_file = self.flushed.saturating_sub(open.block_at).min(BLOCK) as usize;
+        let (written, waiting) = block.split_at(in_file);
+        self.file.write_all_at(written, open.block_at).map_err(|e| self.io("write", e))?;
+        if !waiting.is_empty() {
+            let at = (open.block_at + in_file as u64 - self.flushed) as usize;
+            self.buffer[at..at + waiting.len()].copy_from_slice(waiting);
+        }
+        self.pad(open.size)?;
+        self.table.rows.push(Row {
+            name: open.name,
+            size: open.size,
+            mode: open.mode,
+            head: blake3::hash(&open.head),
+            chunks: open.chunker.finish(),
+        });
+        for (name, mode, bytes) in std::mem::take(&mut self.queued) {
+            self.put_taken(&name, &bytes, mode)?;
+        }
+        Ok(open.size)
+    }
+
+    /// The open entry as a writer.
+    pub fn data(&mut self) -> EntryData<'_> {
+        EntryData { writer: self }
+    }
+
+    /// Adds an entry of all that `from` gives; the answer is its size in bytes.
+    ///
+    /// # Errors
+    /// As [`ArchiveWriter::begin`]; also when `from` cannot be read.
+    pub fn copy(&mut self, name: &str, mode: u32, from: &mut dyn Read) -> Result<u64, WriteError> {
+        self.begin(name, mode, false)?;
+        let mut buffer = vec![0; BUFFER / 4];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return self.end(),
+                Ok(n) => self.append(&buffer[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(WriteError::Io {
+                        path: name.into(),
+                        action: "read what goes into the archive",
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Ends the archive and gives it its name within the directory. After
+    /// [`WriteError::Exists`] it may be called again with another name; nothing else may.
+    ///
+    /// # Errors
+    /// When an entry is open, the name is taken or not a file name, or the file cannot be written.
+    pub fn finish(&mut self, name: &OsStr) -> Result<Finished, WriteError> {
+        let path = self.dir_path.join(name);
+        if name.is_empty()
+            || matches!(name.as_bytes(), b"." | b"..")
+            || name.as_bytes().contains(&b'/')
+        {
+            return Err(WriteError::Directory { path, what: "is not a file name" });
+        }
+        if let Some(open) = &self.open {
+            return Err(WriteError::Order { name: open.name.clone(), what: "has not ended" });
+        }
+        let (size, id) = match self.sealed {
+            Some(sealed) => sealed,
+            None => self.seal()?,
+        };
+        let io = |action, errno: Errno| WriteError::Io {
+            path: path.clone(),
+            action,
+            source: errno.into(),
+        };
+        let rename =
+            |flags| rustix::fs::renameat_with(&self.dir, &*self.temp, &self.dir, name, flags);
+        match rename(RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // A file system without the flag: a second name, which never replaces either.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::linkat(&self.dir, &*self.temp, &self.dir, name, AtFlags::empty())
+                    .map_err(|errno| match errno {
+                        Errno::EXIST => WriteError::Exists { path: path.clone() },
+                        errno => io("give the archive its name", errno),
+                    })?;
+                rustix::fs::unlinkat(&self.dir, &*self.temp, AtFlags::empty())
+                    .map_err(|errno| io("remove the first name of", errno))?;
+            }
+            Err(Errno::EXIST) => return Err(WriteError::Exists { path }),
+            Err(errno) => return Err(io("give the archive its name", errno)),
+        }
+        self.named = true;
+        rustix::fs::fsync(&self.dir).map_err(|errno| io("sync the directory of", errno))?;
+        Ok(Finished { path, size, id })
+    }
+
+    fn seal(&mut self) -> Result<(u64, Hash), WriteError> {
+        let (bytes, id) = self.table.encode();
+        let size = bytes.len() as u64;
+        let header = Header::plain(DIGESTS_NAME, Kind::File, 0o600, size, self.table.time);
+        let head = encode(&header, self.len(), Align::None);
+        self.write(&head)?;
+        self.write(&bytes)?;
+        self.pad(size)?;
+        self.write(&[0; 2 * BLOCK as usize])?;
+        self.flush(self.buffer.len())?;
+        self.file.sync_all().map_err(|e| self.io("sync", e))?;
+        self.sealed = Some((self.flushed, id));
+        Ok((self.flushed, id))
+    }
+
+    fn parent(&mut self, name: &str) -> Result<(), WriteError> {
+        check_name(name)?;
+        match name.rsplit_once('/') {
+            Some((parent, _)) => self.directory(parent),
+            None => Ok(()),
+        }
+    }
+
+    fn take_name(&mut self, name: &str) -> Result<(), WriteError> {
+        check_name(name)?;
+        let taken = |what| WriteError::Name { name: name.to_owned(), what };
+        if self.sealed.is_some() {
+            return Err(taken("comes after the end"));
+        }
+        if name == DIGESTS_NAME || self.names.contains(&format!("{name}/")) {
+            return Err(taken("is taken"));
+        }
+        if !self.names.insert(name.to_owned()) {
+            return Err(taken("is taken"));
+        }
+        Ok(())
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), WriteError> {
+        let fill = padded(size).map_or(0, |p| p - size) as usize;
+        self.write(&[0; BLOCK as usize][..fill])
+    }
+
+    /// Takes bytes; what goes to the file goes in whole pages, big slices without a copy.
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        if self.buffer.len() + bytes.len() < BUFFER {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let page = DATA_ALIGN as usize;
+        let over = (self.len() % DATA_ALIGN) as usize;
+        let (head, rest) = bytes.split_at(((page - over) % page).min(bytes.len()));
+        self.buffer.extend_from_slice(head);
+        bytes = rest;
+        let over = (self.len() % DATA_ALIGN) as usize;
+        self.flush(self.buffer.len().saturating_sub(over))?;
+        if self.buffer.is_empty() {
+            let (whole, tail) = bytes.split_at(bytes.len() / page * page);
+            self.file.write_all_at(whole, self.flushed).map_err(|e| self.io("write", e))?;
+            self.flushed += whole.len() as u64;
+            bytes = tail;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self, len: usize) -> Result<(), WriteError> {
+        self.file
+            .write_all_at(&self.buffer[..len], self.flushed)
+            .map_err(|e| self.io("write", e))?;
+        self.buffer.drain(..len);
+        self.flushed += len as u64;
+        Ok(())
+    }
+
+    fn io(&self, action: &'static str, source: io::Error) -> WriteError {
+        WriteError::Io { path: self.dir_path.join(&self.temp), action, source }
+    }
+}
+
+impl Drop for ArchiveWriter {
+    fn drop(&mut self) {
+        if !self.named {
+            // Nobody to tell: a file that stays is found by remove_partial.
+            let _ = rustix::fs::unlinkat(&self.dir, &*self.temp, AtFlags::empty());
+        }
+    }
+}
+
+/// [`ArchiveWriter::append`] as [`io::Write`].
+#[derive(Debug)]
+pub struct EntryData<'a> {
+    writer: &'a mut ArchiveWriter,
+}
+
+impl io::Write for EntryData<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.writer.append(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(WriteError::Io { source, .. }) => Err(source),
+            Err(other) => Err(io::Error::other(other)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Removes what writers that were killed left in `dir`; files being written stay. The answer is
+/// what was removed.
+///
+/// # Errors
+/// When the directory cannot be read. A file that cannot be removed stays.
+pub fn remove_partial(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let bytes = name.as_bytes();
+        if !bytes.starts_with(PREFIX.as_bytes()) || !bytes.ends_with(SUFFIX.as_bytes()) {
+            continue;
+        }
+        let path = dir.join(&name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else { continue };
+        let regular = rustix::fs::fstat(&file)
+            .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_file());
+        let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if regular && free && std::fs::remove_file(&path).is_ok() {
+            removed.push(path);
+        }
+    }
+    Ok(removed)
+}
+
+fn check_directory(path: &Path, dir: &File) -> Result<(), WriteError> {
+    let stat = rustix::fs::fstat(dir).map_err(|errno| WriteError::Io {
+        path: path.into(),
+        action: "look at",
+        source: errno.into(),
+    })?;
+    let refuse = |what| Err(WriteError::Directory { path: path.into(), what });
+    let sticky = stat.st_mode & 0o1000 != 0;
+    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        return refuse("belongs to another user, who could replace the archive");
+    }
+    if stat.st_mode & 0o022 != 0 && !sticky {
+        return refuse("can be written by others, who could replace the archive");
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), WriteError> {
+    let bad = |what| Err(WriteError::Name { name: name.to_owned(), what });
+    if name.starts_with(['/', '.']) && (name.starts_with('/') || name.starts_with("./")) {
+        return bad("is not relative and exact");
+    }
+    if name.bytes().any(|b| b.is_ascii_control()) {
+        return bad("has a control character");
+    }
+    match decode::parts(name.as_bytes()) {
+        Some(parts) if !parts.is_empty() => Ok(()),
+        _ => bad("is not relative and exact"),
+    }
+}

@@ -1,0 +1,8 @@
+//! Archives: written, read, damaged, made by enemies; trees: packed and unpacked.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod damage;
+mod foreign;
+mod hostile;
+mod layout;
