@@ -1,42 +1,33 @@
 //! Whose checkpoint an archive is: read from the OCI spec in it, not from its file name, whose parts
-//! cannot be told apart.
-//!
-//! The archive is foreign: only a regular file of the exact name `spec.dump` is read, up to a limit,
-//! and nothing is unpacked.
+//! cannot be told apart. The archive is foreign: names are all that is taken from it.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cryopod_archive::{Archive, ReadError};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 
-/// Largest `spec.dump` read, in bytes.
+/// The OCI spec's entry.
+const SPEC: &str = "spec.dump";
+
+/// Largest spec read, in bytes.
 const MAX_SPEC: u64 = 16 << 20;
 
 /// Why an archive does not tell.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
-    /// The file cannot be read, or is no tar.
-    #[error("read archive {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    /// A tar, but not of a checkpoint.
-    #[error("{} is not a checkpoint archive: it has no spec.dump", path.display())]
-    NoSpec { path: PathBuf },
+    /// Not an archive, or damaged.
+    #[error("read the archive's identity")]
+    Read(#[source] ReadError),
     /// Its OCI spec is not one.
-    #[error("spec.dump of {} is not an OCI spec", path.display())]
+    #[error("{SPEC} of {} is not an OCI spec", path.display())]
     Spec {
+        /// The archive.
         path: PathBuf,
+        /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// The spec is larger than any real one.
-    #[error("spec.dump of {} is larger than {MAX_SPEC} bytes", path.display())]
-    Huge { path: PathBuf },
 }
 
 /// What the archive says about its container. Empty where it does not say.
@@ -55,24 +46,12 @@ struct Spec {
 
 /// Reads an archive's identity.
 pub(crate) fn read(path: &Path) -> Result<Identity, IdentityError> {
-    let failed = |source| IdentityError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let mut archive = tar::Archive::new(file);
-    for entry in archive.entries_with_seek().map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if !entry.header().entry_type().is_file() || *entry.path_bytes() != *b"spec.dump" {
-            continue;
-        }
-        if entry.size() > MAX_SPEC {
-            return Err(IdentityError::Huge { path: path.to_owned() });
-        }
-        let mut bytes = Vec::new();
-        entry.take(MAX_SPEC).read_to_end(&mut bytes).map_err(failed)?;
-        let spec: Spec = serde_json::from_slice(&bytes)
-            .map_err(|source| IdentityError::Spec { path: path.to_owned(), source })?;
-        return Ok(of(&spec.annotations));
-    }
-    Err(IdentityError::NoSpec { path: path.to_owned() })
+    let bytes = Archive::open(path)
+        .and_then(|archive| archive.read(SPEC, MAX_SPEC))
+        .map_err(IdentityError::Read)?;
+    let spec: Spec = serde_json::from_slice(&bytes)
+        .map_err(|source| IdentityError::Spec { path: path.to_owned(), source })?;
+    Ok(of(&spec.annotations))
 }
 
 /// The annotations of containerd, then those of CRI-O, then the kubelet's labels.
@@ -136,15 +115,13 @@ mod tests {
 
     #[test]
     fn other_files_are_refused_by_name() {
-        let file = archive(&[
-            ("x/spec.dump", tar::EntryType::Regular, "{}"),
-            ("spec.dump", tar::EntryType::Directory, ""),
-        ]);
-        assert!(read(file.path()).unwrap_err().to_string().contains("no spec.dump"));
+        let file = archive(&[("x/spec.dump", tar::EntryType::Regular, "{}")]);
+        let error = anyhow::Error::new(read(file.path()).unwrap_err());
+        assert!(format!("{error:#}").contains("spec.dump"), "{error:#}");
         let file = archive(&[("spec.dump", tar::EntryType::Regular, "not json")]);
         assert!(matches!(read(file.path()), Err(IdentityError::Spec { .. })));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![7; 4096]).unwrap();
-        assert!(matches!(read(file.path()), Err(IdentityError::Read { .. })));
+        assert!(matches!(read(file.path()), Err(IdentityError::Read(_))));
     }
 }

@@ -5,9 +5,11 @@ mod certificates;
 mod https;
 mod stage;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
+use cryopod_archive::Archive;
 use cryopod_cri::v1;
 use tokio::time::{Instant, sleep};
 
@@ -235,17 +237,21 @@ async fn checkpoint(stage: &Stage) -> anyhow::Result<(PathBuf, String)> {
     Ok((archive, format!("{} {}", answer.status, answer.body)))
 }
 
-fn show_archive(archive: &Path) -> anyhow::Result<()> {
-    let failed = || format!("read archive {}", archive.display());
-    let file = std::fs::File::open(archive).with_context(failed)?;
-    let size = file.metadata().with_context(failed)?.len();
-    print::line(format_args!("   {} with these entries:", bytes_text(size)))?;
-    for entry in tar::Archive::new(file).entries_with_seek().with_context(failed)? {
-        let entry = entry.with_context(failed)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        print::line(format_args!("     {:>10}  {name}", entry.size()))?;
+fn show_archive(path: &Path) -> anyhow::Result<()> {
+    let archive = Archive::open(path).context("read the archive")?;
+    print::line(format_args!("   {} with these entries:", bytes_text(archive.len())))?;
+    for entry in archive.entries() {
+        let slash = if entry.directory { "/" } else { "" };
+        print::line(format_args!("     {:>10}  {}{slash}", entry.size, entry.name))?;
     }
-    Ok(())
+    let verified = archive.verify(&mut |_| ()).context("verify the archive")?;
+    ensure!(verified.entries > 0, "the archive holds no digests");
+    let mode = path.metadata().context("look at the archive")?.permissions().mode();
+    ensure!(mode & 0o777 == 0o600, "the archive's mode is {:o}", mode & 0o777);
+    print::line(format_args!(
+        "   It is root's alone, and {} entries are what their digests say.",
+        verified.entries
+    ))
 }
 
 /// The counter's value in the memory the archive holds.
