@@ -5,6 +5,8 @@
 //!   digests that the writer left ([`DIGESTS_NAME`]).
 
 mod digests;
+mod listing;
+pub mod metadata;
 mod reader;
 #[allow(dead_code, reason = "packing trees is the next step")]
 mod tar;
@@ -12,6 +14,11 @@ mod writer;
 
 pub use blake3::Hash;
 pub use digests::{CHUNK, DIGESTS_NAME, TableError};
+pub use listing::{Listed, list_dir};
+pub use metadata::{
+    BindMount, ConfigDump, Engine, Identity, MAX_METADATA, MetadataError, Summary, ZERO_TIME,
+    names, to_json,
+};
 pub use reader::{Archive, Entry, EntryReader, MAX_ENTRIES, MAX_NAME, ReadError, Verified};
 pub use tar::Kind;
 pub use tar::decode::TarError;

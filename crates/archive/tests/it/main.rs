@@ -6,3 +6,4 @@ mod damage;
 mod foreign;
 mod hostile;
 mod layout;
+mod listing;
