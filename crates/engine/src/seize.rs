@@ -304,7 +304,11 @@ impl Tree {
                 Ok(()) => {}
                 // Seized and not stopped (an error came in between): stop it, then let go.
                 Err(_) => {
-                    if ptrace::interrupt(tid).is_ok() && matches!(self.wait_stop(tid), Ok(Some(_)))
+                    let ended = stat::of(tid, tid).map_or(true, |s| matches!(s.state, b'Z' | b'X'));
+                    if ended {
+                        let _ = wait::poll_for(tid);
+                    } else if ptrace::interrupt(tid).is_ok()
+                        && matches!(self.wait_stop(tid), Ok(Some(_)))
                     {
                         let _ = ptrace::detach(tid, 0);
                     }

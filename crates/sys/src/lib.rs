@@ -15,6 +15,7 @@ pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod signal;
+pub mod socket;
 pub mod spawn;
 pub mod wait;
 

@@ -5,6 +5,7 @@
 //! those whose device, inode, position, flags and mount agree.
 
 pub mod events;
+pub mod inet;
 pub mod memfd;
 pub mod pipes;
 pub mod regular;
@@ -227,6 +228,22 @@ impl<'a> Collector<'a> {
             }
             FileType::Fifo if name.starts_with("pipe:[") => return pipes::dump(self, id, file),
             _ => {}
+        }
+        if FileType::from_raw_mode(file.stat.st_mode) == FileType::Socket {
+            let family =
+                cryopod_sys::socket::option(file.file.as_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN)
+                    .map_err(|source| DumpError::Kernel {
+                    pid: file.pid,
+                    what: "cannot read a socket",
+                    source,
+                })?;
+            return match family {
+                libc::AF_INET | libc::AF_INET6 => inet::dump(self, id, &file, family),
+                _ => {
+                    let what = format!("a socket of family {family} ({name})");
+                    Err(file.refusal(&what, "close it before the checkpoint"))
+                }
+            };
         }
         match name.as_str() {
             "anon_inode:[eventfd]" => events::dump_eventfd(self, id, &file),

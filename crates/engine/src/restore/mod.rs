@@ -19,7 +19,7 @@ use cryopod_sys::ptrace;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
-use crate::files::{events, memfd, pipes, regular};
+use crate::files::{events, inet, memfd, pipes, regular};
 use crate::inject::Remote;
 use crate::segments;
 use crate::store::ImageSource;
@@ -198,6 +198,9 @@ impl<'a> Context<'a> {
             let inherit = &self.options.inherit;
             return pipes::restore(pipe, &mut self.pipes, &self.images.pipes, inherit);
         }
+        if let Some(socket) = &entry.isk {
+            return inet::restore(socket);
+        }
         if let Some(eventfd) = &entry.efd {
             return events::restore_eventfd(eventfd);
         }
@@ -221,7 +224,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Builds the archived tree, stopped.
+/// Builds the archived tree, stopped. The caller ends up in the tree's network namespace.
 ///
 /// # Errors
 /// See [`RestoreError`]; everything made is gone again.
@@ -241,6 +244,23 @@ pub fn restore(
     }
 }
 
+/// Moves the engine into the network namespace of the tree, where sockets are to be made.
+fn enter_network(pid: i32) -> Result<(), RestoreError> {
+    let kernel = |source: io::Error| RestoreError::Kernel {
+        pid: 0,
+        what: "cannot enter the tree's network namespace".into(),
+        source,
+    };
+    let theirs = format!("/proc/{pid}/ns/net");
+    let link = |path: &str| std::fs::read_link(path).map_err(kernel);
+    if link(&theirs)? == link("/proc/self/ns/net")? {
+        return Ok(());
+    }
+    let ns = std::fs::File::open(theirs).map_err(kernel)?;
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(ns.as_fd(), Some(kind)).map_err(|e| kernel(e.into()))
+}
+
 fn build(
     options: &RestoreOptions,
     images: &Images,
@@ -258,6 +278,7 @@ fn build(
         what: "cannot open the root directory of the tree".into(),
         source: io::Error::from(e),
     })?;
+    enter_network(pid)?;
     let mut context = Context {
         images,
         options,

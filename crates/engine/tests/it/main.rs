@@ -3,6 +3,7 @@
 //!
 //! The engine runs as the example program `engine`, since it needs a process with a single thread.
 //! Needs root and Linux >= 6.7; a victim whose own needs are not met is printed as skipped.
+#![allow(clippy::print_stdout, reason = "what was skipped is told loudly")]
 
 mod program;
 mod victims;
