@@ -1,0 +1,243 @@
+//! Which answer a path gets before and after authentication.
+//!
+//! Two layers, as in the kubelet. [`land`] is Go's `http.ServeMux`: it sees the path as sent,
+//! redirects what is not clean, and answers unknown prefixes itself, without authentication.
+//! [`select`] is go-restful: it sees the decoded path, and answers 404, 405 and 406 only to a
+//! caller that has passed authentication and authorization. Escapes are decoded before the path
+//! is cut into segments, so an escaped slash makes one more segment.
+
+use http::Method;
+
+/// The route's prefix.
+pub const CHECKPOINT: &str = "checkpoint";
+
+/// What the outer layer does with a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Landing {
+    /// Not a path at all: a bad escape.
+    BadRequest,
+    /// Not known here: 404 without authentication.
+    NotFound,
+    /// Answer `status` with this location (path and query).
+    Redirect { status: u16, location: String },
+    /// Behind the door; the decoded path goes on to authentication.
+    Guarded { path: String },
+}
+
+/// What the inner layer does with a decoded path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Wrong number of segments.
+    NotFound,
+    /// The path is right, the method is not.
+    MethodNotAllowed,
+    /// The caller accepts nothing we produce.
+    NotAcceptable,
+    /// The one route there is.
+    Checkpoint { namespace: String, pod: String, container: String },
+}
+
+/// The outer layer. `registered` is whether the checkpoint route exists (feature gate on and
+/// debugging handlers enabled).
+pub fn land(method: &Method, path: &str, query: Option<&str>, registered: bool) -> Landing {
+    let Some(decoded) = unescape(path.as_bytes(), false) else { return Landing::BadRequest };
+    let with_query = |path: &str| match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    // CONNECT has no path to clean.
+    let clean = if method == Method::CONNECT { path.to_owned() } else { clean(path) };
+    let first = clean.strip_prefix('/').and_then(|rest| {
+        let (first, tail) = match rest.find('/') {
+            Some(at) => (&rest[..at], Some(&rest[at..])),
+            None => (rest, None),
+        };
+        let ours = unescape(first.as_bytes(), false)? == CHECKPOINT.as_bytes();
+        (registered && ours).then_some(tail)
+    });
+    match first {
+        Some(None) => {
+            // Go 1.26 made the redirect to the folder a temporary one.
+            Landing::Redirect { status: 307, location: with_query(&format!("{clean}/")) }
+        }
+        _ if clean != path => Landing::Redirect { status: 301, location: with_query(&clean) },
+        Some(Some(_)) => Landing::Guarded { path: String::from_utf8_lossy(&decoded).into_owned() },
+        None => Landing::NotFound,
+    }
+}
+
+/// The inner layer: segments, then method, then `Accept` (its first header line).
+pub fn select(method: &Method, path: &str, accept: Option<&str>) -> Selection {
+    let mut segments = path.trim_matches('/').split('/');
+    let (Some(CHECKPOINT), Some(namespace), Some(pod), Some(container), None) =
+        (segments.next(), segments.next(), segments.next(), segments.next(), segments.next())
+    else {
+        return Selection::NotFound;
+    };
+    if method != Method::POST {
+        return Selection::MethodNotAllowed;
+    }
+    if !accepts_json(accept.unwrap_or("")) {
+        return Selection::NotAcceptable;
+    }
+    Selection::Checkpoint {
+        namespace: namespace.to_owned(),
+        pod: pod.to_owned(),
+        container: container.to_owned(),
+    }
+}
+
+/// Whether an `Accept` value takes JSON: only `*/*` and the exact type do, whatever the quality.
+fn accepts_json(accept: &str) -> bool {
+    accept.is_empty()
+        || accept
+            .split(',')
+            .map(|range| range.split(';').next().unwrap_or("").trim())
+            .any(|range| range == "*/*" || range == "application/json")
+}
+
+/// The shortest equal path: no empty, `.` or `..` segments; a final slash stays.
+fn clean(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                kept.pop();
+            }
+            other => kept.push(other),
+        }
+    }
+    let mut cleaned = String::with_capacity(path.len() + 1);
+    for segment in &kept {
+        cleaned.push('/');
+        cleaned.push_str(segment);
+    }
+    if kept.is_empty() || path.ends_with('/') {
+        cleaned.push('/');
+    }
+    cleaned
+}
+
+/// Undoes percent escapes, and `+` as a space when `plus` is set; `None` for a broken escape.
+pub(crate) fn unescape(text: &[u8], plus: bool) -> Option<Vec<u8>> {
+    let hex = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut plain = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'%' => {
+                let high = text.get(at + 1).and_then(hex)?;
+                let low = text.get(at + 2).and_then(hex)?;
+                plain.push(u8::try_from(high * 16 + low).ok()?);
+                at += 2;
+            }
+            b'+' if plus => plain.push(b' '),
+            other => plain.push(*other),
+        }
+        at += 1;
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(path: &str) -> Landing {
+        land(&Method::POST, path, None, true)
+    }
+
+    fn guarded(path: &str) -> Landing {
+        Landing::Guarded { path: path.to_owned() }
+    }
+
+    fn moved(status: u16, location: &str) -> Landing {
+        Landing::Redirect { status, location: location.to_owned() }
+    }
+
+    #[test]
+    fn only_the_registered_prefix_is_behind_the_door() {
+        assert_eq!(post("/checkpoint/a/b/c"), guarded("/checkpoint/a/b/c"));
+        assert_eq!(post("/checkpoint/"), guarded("/checkpoint/"));
+        assert_eq!(post("/checkpoint/a"), guarded("/checkpoint/a"));
+        for path in ["/", "/checkpoints/a/b/c", "/Checkpoint/a/b/c", "/pods", "/check", "*", ""] {
+            let landing = post(path);
+            assert!(!matches!(landing, Landing::Guarded { .. }), "{path}: {landing:?}");
+        }
+        assert_eq!(post("/pods"), Landing::NotFound);
+        assert_eq!(land(&Method::POST, "/checkpoint/a/b/c", None, false), Landing::NotFound);
+        assert_eq!(land(&Method::POST, "/checkpoint", None, false), Landing::NotFound);
+        assert_eq!(land(&Method::CONNECT, "", None, true), Landing::NotFound);
+    }
+
+    #[test]
+    fn unclean_paths_are_redirected_with_their_query() {
+        assert_eq!(post("//checkpoint/a/b/c"), moved(301, "/checkpoint/a/b/c"));
+        assert_eq!(post("/checkpoint//a/b/c"), moved(301, "/checkpoint/a/b/c"));
+        assert_eq!(post("/checkpoint/a/../b/c"), moved(301, "/checkpoint/b/c"));
+        assert_eq!(post("/checkpoint/./a/b/c/"), moved(301, "/checkpoint/a/b/c/"));
+        assert_eq!(post("/../../etc//x"), moved(301, "/etc/x"));
+        assert_eq!(post("//evil.example/x"), moved(301, "/evil.example/x"));
+        assert_eq!(post("/checkpoint/.."), moved(301, "/"));
+        let with_query = land(&Method::POST, "/checkpoint//a/b/c", Some("timeout=5"), true);
+        assert_eq!(with_query, moved(301, "/checkpoint/a/b/c?timeout=5"));
+    }
+
+    #[test]
+    fn the_bare_prefix_is_redirected_to_the_folder() {
+        assert_eq!(post("/checkpoint"), moved(307, "/checkpoint/"));
+        assert_eq!(post("//checkpoint"), moved(307, "/checkpoint/"));
+        let with_query = land(&Method::GET, "/checkpoint", Some("timeout=5"), true);
+        assert_eq!(with_query, moved(307, "/checkpoint/?timeout=5"));
+    }
+
+    #[test]
+    fn escapes_are_decoded_before_the_path_is_cut() {
+        assert_eq!(post("/%63heckpoint/a/b/c"), guarded("/checkpoint/a/b/c"));
+        assert_eq!(post("/checkpoint/a%2Fb/c"), guarded("/checkpoint/a/b/c"));
+        assert_eq!(post("/checkpoint%2Fa/b/c"), Landing::NotFound);
+        assert_eq!(post("/checkpoint/%2e%2e/b/c"), guarded("/checkpoint/../b/c"));
+        assert_eq!(post("/checkpoint/%zz/b/c"), Landing::BadRequest);
+        assert_eq!(post("/checkpoint/a/b/%2"), Landing::BadRequest);
+        assert_eq!(post("/nowhere/%"), Landing::BadRequest);
+    }
+
+    fn found(namespace: &str, pod: &str, container: &str) -> Selection {
+        Selection::Checkpoint {
+            namespace: namespace.into(),
+            pod: pod.into(),
+            container: container.into(),
+        }
+    }
+
+    #[test]
+    fn exactly_three_segments_are_the_route() {
+        let at = |path| select(&Method::POST, path, None);
+        assert_eq!(at("/checkpoint/a/b/c"), found("a", "b", "c"));
+        assert_eq!(at("/checkpoint/a/b/c/"), found("a", "b", "c"));
+        assert_eq!(at("/checkpoint//b/c"), found("", "b", "c"));
+        for path in ["/checkpoint/", "/checkpoint/a", "/checkpoint/a/b", "/checkpoint/a/b/c/d"] {
+            assert_eq!(at(path), Selection::NotFound, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_judged_before_the_method_and_the_method_before_accept() {
+        let none = Some("text/html");
+        assert_eq!(select(&Method::GET, "/checkpoint/a", none), Selection::NotFound);
+        assert_eq!(select(&Method::GET, "/checkpoint/a/b/c", none), Selection::MethodNotAllowed);
+        assert_eq!(select(&Method::POST, "/checkpoint/a/b/c", none), Selection::NotAcceptable);
+    }
+
+    #[test]
+    fn accept_knows_two_ranges_only() {
+        for yes in ["", "*/*", "application/json", "text/html, application/json;q=0.1", " */* ;q=0"]
+        {
+            assert!(accepts_json(yes), "{yes:?}");
+        }
+        for no in ["application/*", "text/html", "application/JSON", ",", "application/json2"] {
+            assert!(!accepts_json(no), "{no:?}");
+        }
+    }
+}

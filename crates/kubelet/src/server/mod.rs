@@ -1,0 +1,372 @@
+//! The server: options, start, accept loop, shutdown.
+//!
+//! What is wrong with the options is found at the start and said, not met later: no way to
+//! authenticate anybody, a certificate without its key, a CA file without certificates, a folder
+//! that cannot be made.
+
+mod connection;
+mod door;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
+use crate::authz::{
+    AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
+};
+use crate::checkpoint::Checkpointer;
+use crate::feature_gates::FeatureGates;
+use crate::runtime::Runtime;
+use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
+
+use connection::Connections;
+use door::Door;
+
+/// The folder of the archives, below the root folder.
+const CHECKPOINTS: &str = "checkpoints";
+/// The folder of the self-signed pair, below the root folder.
+const PKI: &str = "pki";
+/// The pause after a failed accept, such as for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the server is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--address` and `--port`.
+    pub bind: SocketAddr,
+    /// The node's name: in the certificate, and what authorization is about.
+    pub node_name: String,
+    /// `--root-dir`: archives in `checkpoints`, the self-signed pair in `pki`.
+    pub root_dir: PathBuf,
+    /// `--cert-dir`, if not `pki` of the root folder.
+    pub cert_dir: Option<PathBuf>,
+    /// `--tls-cert-file`; needs the key.
+    pub tls_cert_file: Option<PathBuf>,
+    /// `--tls-private-key-file`; needs the certificate.
+    pub tls_private_key_file: Option<PathBuf>,
+    /// `--client-ca-file`: client certificates are asked for and accepted if given.
+    pub client_ca_file: Option<PathBuf>,
+    /// `--anonymous-auth`: callers without credentials are let in as `system:anonymous`.
+    pub anonymous: bool,
+    /// `--authorization-mode`.
+    pub authorization: AuthorizationMode,
+    /// `--feature-gates`.
+    pub feature_gates: FeatureGates,
+    /// `--enable-debugging-handlers`, of which the checkpoint route is one.
+    pub debugging_handlers: bool,
+    /// `--runtime-request-timeout`: the timeout of a checkpoint that names none, and the least.
+    pub runtime_request_timeout: Duration,
+    /// What one client can hold.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// The defaults: loopback, port 10250, `/var/lib/kubelet`, gate on, no authentication method,
+    /// so that a start needs at least a client CA or anonymous access asked for.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            bind: SocketAddr::from(([127, 0, 0, 1], 10250)),
+            node_name: node_name.into(),
+            root_dir: PathBuf::from("/var/lib/kubelet"),
+            cert_dir: None,
+            tls_cert_file: None,
+            tls_private_key_file: None,
+            client_ca_file: None,
+            anonymous: false,
+            authorization: AuthorizationMode::default(),
+            feature_gates: FeatureGates::default(),
+            debugging_handlers: true,
+            runtime_request_timeout: Duration::from_secs(120),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Who decides what an authenticated caller may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthorizationMode {
+    /// Every client certificate of the client CA is enough, and so is none at all where
+    /// anonymous access was asked for.
+    #[default]
+    ClientCertificates,
+    /// Everybody who was let in, however.
+    AlwaysAllow,
+}
+
+/// Bounds on what a client can hold, and on waiting for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// From the handshake to the end of the first request's header.
+    pub first_request: Duration,
+    /// Without a request, after which a connection is closed; also for each later header.
+    pub idle: Duration,
+    /// Size of a request's header, in bytes.
+    pub header_bytes: u32,
+    /// For requests under way when the server is told to stop; then they are cancelled.
+    pub shutdown: Duration,
+    /// Between looks at the certificate and CA files.
+    pub reload: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            handshake: Duration::from_secs(10),
+            first_request: Duration::from_secs(30),
+            idle: Duration::from_secs(90),
+            header_bytes: 1 << 20,
+            shutdown: Duration::from_secs(30),
+            reload: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Judges from outside this crate: token review, access review. Empty by default.
+#[derive(Clone, Default)]
+pub struct Delegates {
+    /// Tried after client certificates, in order.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// In place of what [`AuthorizationMode`] says.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// In place of [`NodeAttributes`].
+    pub attributes: Option<Arc<dyn RequestAttributes>>,
+}
+
+impl fmt::Debug for Delegates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delegates")
+            .field("authenticators", &self.authenticators.len())
+            .field("authorizer", &self.authorizer.is_some())
+            .field("attributes", &self.attributes.is_some())
+            .finish()
+    }
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nobody could be authenticated.
+    #[error(transparent)]
+    NoAuthentication(#[from] NoMethod),
+    /// One of certificate and key is given.
+    #[error("{given} is given without {missing}: TLS needs both")]
+    HalfPair {
+        /// The option that is there.
+        given: &'static str,
+        /// The option that is not.
+        missing: &'static str,
+    },
+    /// The client CA cannot be used.
+    #[error(transparent)]
+    ClientCa(#[from] ClientCaError),
+    /// The serving certificate cannot be used.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// Paths in it are told to the runtime and the caller as text.
+    #[error("the root folder {path:?} is not UTF-8")]
+    RootDir {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The working directory, needed for a relative root folder, is not known.
+    #[error("cannot make the root folder {path:?} absolute")]
+    Relative {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The archives have nowhere to go.
+    #[error("error creating checkpoint directory: {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// As given.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A server that listens and does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    handshakes: Arc<Handshakes>,
+    certificate: Arc<ServingCertificate>,
+    door: Arc<Door>,
+    limits: Limits,
+}
+
+impl Server {
+    /// Checks the options, makes what is missing (the folder of the archives only if the route
+    /// is on, the self-signed certificate only if none is given) and listens.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is made on disk before the options are known to be good and the
+    /// address is ours.
+    pub async fn bind(
+        options: Options,
+        runtime: Arc<dyn Runtime>,
+        delegates: Delegates,
+    ) -> Result<Self, StartError> {
+        let Options { node_name, limits, anonymous, .. } = options;
+        let root_dir = match std::path::absolute(&options.root_dir) {
+            Ok(path) if path.to_str().is_some() => path,
+            Ok(path) => return Err(StartError::RootDir { path }),
+            Err(source) => return Err(StartError::Relative { path: options.root_dir, source }),
+        };
+        let given = match (options.tls_cert_file, options.tls_private_key_file) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                let (given, missing) = ("--tls-cert-file", "--tls-private-key-file");
+                return Err(StartError::HalfPair { given, missing });
+            }
+            (None, Some(_)) => {
+                let (given, missing) = ("--tls-private-key-file", "--tls-cert-file");
+                return Err(StartError::HalfPair { given, missing });
+            }
+        };
+        let client_ca = match &options.client_ca_file {
+            Some(path) => Some(Arc::new(ClientCa::load(path).await?)),
+            None => None,
+        };
+        let mut authenticators: Vec<Arc<dyn Authenticator>> = Vec::new();
+        authenticators.extend(client_ca.clone().map(|ca| ca as Arc<dyn Authenticator>));
+        authenticators.extend(delegates.authenticators);
+        let chain = Chain::new(authenticators, anonymous)?;
+        let authorizer = delegates.authorizer.unwrap_or_else(|| match options.authorization {
+            AuthorizationMode::ClientCertificates => Arc::new(ClientCertificates { anonymous }),
+            AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
+        });
+        let attributes =
+            delegates.attributes.unwrap_or_else(|| Arc::new(NodeAttributes::new(&*node_name)));
+
+        let failed = |source| StartError::Listen { address: options.bind, source };
+        let listener = TcpListener::bind(options.bind).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+
+        let certificate = match given {
+            Some((certificate, key)) => ServingCertificate::from_files(&certificate, &key).await?,
+            None => {
+                let folder = options.cert_dir.unwrap_or_else(|| root_dir.join(PKI));
+                ServingCertificate::self_signed(&folder, &node_name).await?
+            }
+        };
+        let certificate = Arc::new(certificate);
+        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca)?;
+        let folder = root_dir.join(CHECKPOINTS);
+        if options.feature_gates.container_checkpoint {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
+        }
+        let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
+        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
+        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        Ok(Self {
+            listener,
+            address,
+            handshakes: Arc::new(handshakes),
+            certificate,
+            door: Arc::new(door),
+            limits,
+        })
+    }
+
+    /// The address listened on, with the port the kernel chose for port 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The file of the certificate served: what a client trusts when it is self-signed.
+    pub fn certificate_path(&self) -> &std::path::Path {
+        self.certificate.path()
+    }
+
+    /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
+    /// within [`Limits::shutdown`], and what is left is cancelled.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let (stop, stopped) = watch::channel(());
+        let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
+        let mut tasks = JoinSet::new();
+        tokio::select! {
+            () = accept_all(&self.listener, &connections, &mut tasks, self.limits) => {}
+            () = connections.keep_reloading() => {}
+            () = shutdown => {}
+        }
+        drop(self.listener);
+        drop(stop);
+        let all_done = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.limits.shutdown, all_done).await.is_err() {
+            tracing::warn!(connections = tasks.len(), "requests under way are cancelled");
+        }
+        tasks.shutdown().await;
+    }
+}
+
+/// Accepts without end.
+async fn accept_all(
+    listener: &TcpListener,
+    connections: &Connections,
+    tasks: &mut JoinSet<()>,
+    limits: Limits,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let (socket, peer, place) = accept(listener, &places).await;
+        while tasks.try_join_next().is_some() {}
+        let connections = connections.clone();
+        tasks.spawn(async move {
+            connections.serve(socket, peer).await;
+            drop(place);
+        });
+    }
+}
+
+/// One connection, and a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => return (socket, peer, place),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
