@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cryopod_cri::client::{REPORT_KEY, STOP_KEY, WITH_IMAGE_KEY};
-use cryopod_cri::v1;
 use cryopod_cri::v1::image_service_server::ImageService;
 use cryopod_cri::v1::runtime_service_server::RuntimeService;
+use cryopod_cri::{MAX_MESSAGE, v1};
 use cryopod_runtime::{
     CancelToken, CheckpointOptions, ErrorKind, ImageSource, Runtime, RuntimeError,
 };
@@ -31,6 +31,10 @@ pub(crate) const RUNTIME_NAME: &str = "cryopod";
 
 /// Key of [`Places`] in the answer to a verbose Status.
 pub(crate) const PLACES_KEY: &str = "cryopod";
+
+/// Bytes of output an ExecSync answers: what a client that takes messages of the usual size can
+/// receive, less the frame around it.
+const EXEC_OUTPUT: usize = MAX_MESSAGE - 64;
 
 /// Where this server keeps things: asked for by our own commands, which know only its socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -105,6 +109,13 @@ fn wants(metadata: &MetadataMap, key: &'static str) -> Result<bool, Status> {
         Some(b"true") => Ok(true),
         Some(_) => Err(invalid(key, "is neither true nor false")),
     }
+}
+
+/// Cuts the longer of two outputs, and then both, until they are at most `most` bytes together.
+fn fit(one: &mut Vec<u8>, other: &mut Vec<u8>, most: usize) {
+    let (shorter, longer) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    shorter.truncate(most / 2);
+    longer.truncate(most - shorter.len());
 }
 
 fn now() -> i64 {
@@ -341,9 +352,10 @@ impl RuntimeService for Service {
             return Err(invalid("cmd", "is empty"));
         }
         let timeout = seconds("timeout", request.timeout)?;
-        let output = self
+        let mut output = self
             .blocking(move |rt| rt.exec_sync(&request.container_id, &request.cmd, timeout))
             .await?;
+        fit(&mut output.stdout, &mut output.stderr, EXEC_OUTPUT);
         Ok(Response::new(v1::ExecSyncResponse {
             stdout: output.stdout,
             stderr: output.stderr,
@@ -491,5 +503,25 @@ impl ImageService for Service {
     ) -> Answer<v1::ImageFsInfoResponse> {
         let usage = self.blocking(|rt| rt.image_fs_info()).await?;
         Ok(Response::new(answer::image_fs_info(&usage)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fit;
+
+    #[test]
+    fn the_longer_output_is_cut_first() {
+        let fitted = |one: usize, other: usize| {
+            let (mut one, mut other) = (vec![0; one], vec![0; other]);
+            fit(&mut one, &mut other, 10);
+            (one.len(), other.len())
+        };
+        assert_eq!(fitted(3, 4), (3, 4));
+        assert_eq!(fitted(20, 4), (6, 4));
+        assert_eq!(fitted(1, 20), (1, 9));
+        assert_eq!(fitted(20, 20), (5, 5));
+        assert_eq!(fitted(7, 7), (5, 5));
+        assert_eq!(fitted(6, 5), (5, 5));
     }
 }
