@@ -3,13 +3,16 @@
 //! - [`ArchiveWriter`] writes an archive front to back under a hidden name and shows it whole.
 //! - [`Archive`] opens one that anybody may have made, reads headers only, and finds damage by the
 //!   digests that the writer left ([`DIGESTS_NAME`]).
+//! - [`pack_upper`] and [`pack_tree`] make the tars that are entries of it; [`unpack_diff`] and
+//!   [`unpack_tree`] put them back.
+//! - [`metadata`] says what the small entries mean, [`list_dir`] what a directory of archives holds.
 
 mod digests;
 mod listing;
 pub mod metadata;
 mod reader;
-#[allow(dead_code, reason = "packing trees is the next step")]
 mod tar;
+mod tree;
 mod writer;
 
 pub use blake3::Hash;
@@ -22,4 +25,7 @@ pub use metadata::{
 pub use reader::{Archive, Entry, EntryReader, MAX_ENTRIES, MAX_NAME, ReadError, Verified};
 pub use tar::Kind;
 pub use tar::decode::TarError;
+pub use tree::pack::{Packed, pack_tree, pack_upper};
+pub use tree::unpack::{Limits, Unpacked, remove_deleted, unpack_diff, unpack_tree};
+pub use tree::{Note, NoteKind, TreeError};
 pub use writer::{ArchiveWriter, DATA_ALIGN, EntryData, Finished, WriteError, remove_partial};

@@ -22,7 +22,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::digests::{CHUNK, DIGESTS_NAME, Table, TableError};
 use crate::tar::decode::{self, FileSource, Source, TarError};
 use crate::tar::encode::{Align, encode};
-use crate::tar::{BLOCK, Header, Kind, padded, show};
+use crate::tar::{BLOCK, Header, Kind, padded, parts, show};
 
 /// Entries an archive may have.
 pub const MAX_ENTRIES: usize = 1 << 20;
@@ -568,7 +568,7 @@ fn exact_name(stored: &[u8]) -> Option<String> {
     if stored.starts_with(b"/") || stored.len() > MAX_NAME || stored.is_empty() {
         return None;
     }
-    let parts = decode::parts(stored)?;
+    let parts = parts(stored)?;
     let name = String::from_utf8(parts.join(&b'/')).ok()?;
     (!name.chars().any(char::is_control)).then_some(name)
 }

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use crate::digests::{Chunker, DIGESTS_NAME, Row, Table};
 use crate::tar::encode::{Align, encode, patch_size};
-use crate::tar::{BLOCK, Header, Kind, decode, padded};
+use crate::tar::{BLOCK, Header, Kind, padded, parts};
 
 /// Unit that the data of [`ArchiveWriter::begin`] starts at, in bytes.
 pub const DATA_ALIGN: u64 = 4096;
@@ -565,7 +565,7 @@ fn check_name(name: &str) -> Result<(), WriteError> {
     if name.bytes().any(|b| b.is_ascii_control()) {
         return bad("has a control character");
     }
-    match decode::parts(name.as_bytes()) {
+    match parts(name.as_bytes()) {
         Some(parts) if !parts.is_empty() => Ok(()),
         _ => bad("is not relative and exact"),
     }

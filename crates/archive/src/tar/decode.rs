@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use super::{BLOCK, Extent, Header, Kind, MAX_EXTENSION, padded};
+use super::{Attributes, BLOCK, Header, Kind, MAX_EXTENSION, padded};
 
 /// Why a tar stream cannot be read on. Offsets are bytes from the start of the stream.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +174,7 @@ struct Pending {
     gid: Option<u32>,
     size: Option<u64>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: Attributes,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
     sparse_version: (Option<u64>, Option<u64>),
@@ -221,7 +221,7 @@ pub(crate) fn next(source: &mut impl Source) -> Result<Option<Entry>, TarError> 
     }
 }
 
-fn take_block(
+pub(super) fn take_block(
     source: &mut impl Source,
     what: &'static str,
 ) -> Result<[u8; BLOCK as usize], TarError> {
@@ -454,75 +454,6 @@ fn number(field: &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// Reads the map of a sparse entry (format 1.0) from the start of its data. The answer is the map
-/// and the bytes it took. Extents ascend, lie within `real_size`, and their sum is the data's rest.
-pub(crate) fn sparse_map(
-    source: &mut impl Source,
-    size: u64,
-    real_size: u64,
-) -> Result<(Vec<Extent>, u64), TarError> {
-    let offset = source.position();
-    let bad = |what| TarError::Pax { offset, what };
-    let mut text = Vec::new();
-    let mut at = 0;
-    let mut number = |source: &mut _, text: &mut Vec<u8>| -> Result<u64, TarError> {
-        loop {
-            if let Some(len) = text[at..].iter().position(|&b| b == b'\n') {
-                let digits = &text[at..at + len];
-                at += len + 1;
-                let digits = std::str::from_utf8(digits).ok().filter(|s| !s.starts_with('+'));
-                return digits
-                    .and_then(|s| s.parse().ok())
-                    .ok_or_else(|| bad("the sparse map is not numbers"));
-            }
-            if text.len() as u64 + BLOCK > size.min(16 * MAX_EXTENSION) {
-                return Err(bad("the sparse map has no end"));
-            }
-            text.extend(take_block(source, "a sparse map")?);
-        }
-    };
-    let count = number(source, &mut text)?;
-    let mut map = Vec::new();
-    let (mut end, mut sum) = (0_u64, 0_u64);
-    for _ in 0..count {
-        let extent = Extent { offset: number(source, &mut text)?, len: number(source, &mut text)? };
-        let next = extent.offset.checked_add(extent.len).filter(|&n| n <= real_size);
-        let (Some(next), true) = (next, extent.offset >= end) else {
-            return Err(bad("the sparse map makes no sense"));
-        };
-        end = next;
-        sum += extent.len;
-        map.push(extent);
-    }
-    let taken = text.len() as u64;
-    if taken.checked_add(sum) != Some(size) {
-        return Err(bad("the sparse map does not fit the data"));
-    }
-    Ok((map, taken))
-}
-
-/// The map of a sparse entry as its data begins with, filled up to whole blocks.
-pub(crate) fn encode_sparse_map(map: &[Extent]) -> Vec<u8> {
-    let mut text = format!("{}\n", map.len());
-    for extent in map {
-        text.push_str(&format!("{}\n{}\n", extent.offset, extent.len));
-    }
-    let mut bytes = text.into_bytes();
-    bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
-    bytes
-}
-
-/// Splits a stored name into its parts: a leading `./` or `/` and a trailing `/` are left out, the
-/// top itself has no parts. `None` when a part is empty, `.` or `..`.
-pub(crate) fn parts(name: &[u8]) -> Option<Vec<&[u8]>> {
-    let name = name.strip_prefix(b"./").or_else(|| name.strip_prefix(b"/")).unwrap_or(name);
-    if name.is_empty() || name == b"." {
-        return Some(Vec::new());
-    }
-    let parts: Vec<&[u8]> = name.split(|&b| b == b'/').collect();
-    parts.iter().all(|part| !matches!(*part, b"" | b"." | b"..")).then_some(parts)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::encode::{Align, encode, patch_size, record};
@@ -599,33 +530,10 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_elsewhere_have_no_parts() {
-        assert_eq!(parts(b"./a/b"), Some(vec![&b"a"[..], b"b"]));
-        assert_eq!(parts(b"/a"), Some(vec![&b"a"[..]]));
-        assert_eq!(parts(b"./"), Some(vec![]));
-        for bad in [&b".."[..], b"a/../b", b"a//b", b"././a", b"//a", b"a/.", b"a/"] {
-            assert_eq!(parts(bad), None, "{}", show(bad));
-        }
-    }
-
-    #[test]
     fn malformed_records_are_refused() {
         for body in [&b"5 a=\n"[..], b"x a=b\n", b"99 a=b\n", b"+6 a=b\n", b"6 a=bb", b"0 a=b\n"] {
             let got = Records(body).next().unwrap();
             assert!(got.is_none() || got == Some((&b"a"[..], &b""[..])), "{}", show(body));
         }
-    }
-
-    #[test]
-    fn sparse_maps_come_back() {
-        let map = vec![Extent { offset: 0, len: 512 }, Extent { offset: 8192, len: 3 }];
-        let bytes = encode_sparse_map(&map);
-        let size = bytes.len() as u64 + 515;
-        let mut source = StreamSource::new(&bytes[..]);
-        assert_eq!(sparse_map(&mut source, size, 10_000).unwrap(), (map, bytes.len() as u64));
-        let mut source = StreamSource::new(&bytes[..]);
-        assert!(sparse_map(&mut source, size, 8193).is_err());
-        let mut source = StreamSource::new(&bytes[..]);
-        assert!(sparse_map(&mut source, size + 1, 10_000).is_err());
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+pub(crate) mod sparse;
 
 /// Bytes of a block.
 pub(crate) const BLOCK: u64 = 512;
@@ -91,6 +92,9 @@ pub(crate) struct Extent {
     pub(crate) len: u64,
 }
 
+/// Names and values of extended attributes.
+pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What a header says, extensions applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -108,7 +112,7 @@ pub(crate) struct Header {
     /// Seconds since 1970 and nanoseconds.
     pub(crate) mtime: (i64, u32),
     /// Names and values, in the order stored.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Attributes,
     /// Bytes of the file when the data is sparse format 1.0: first the map, then the extents.
     pub(crate) sparse_size: Option<u64>,
 }
@@ -134,4 +138,30 @@ impl Header {
 /// A name for messages: what is not printable is escaped.
 pub(crate) fn show(name: &[u8]) -> String {
     name.escape_ascii().to_string()
+}
+
+/// Splits a stored name into its parts: a leading `./` or `/` and a trailing `/` are left out, the
+/// top itself has no parts. `None` when a part is empty, `.` or `..`.
+pub(crate) fn parts(name: &[u8]) -> Option<Vec<&[u8]>> {
+    let name = name.strip_prefix(b"./").or_else(|| name.strip_prefix(b"/")).unwrap_or(name);
+    if name.is_empty() || name == b"." {
+        return Some(Vec::new());
+    }
+    let parts: Vec<&[u8]> = name.split(|&b| b == b'/').collect();
+    parts.iter().all(|part| !matches!(*part, b"" | b"." | b"..")).then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_have_no_parts() {
+        assert_eq!(parts(b"./a/b"), Some(vec![&b"a"[..], b"b"]));
+        assert_eq!(parts(b"/a"), Some(vec![&b"a"[..]]));
+        assert_eq!(parts(b"./"), Some(vec![]));
+        for bad in [&b".."[..], b"a/../b", b"a//b", b"././a", b"//a", b"a/.", b"a/"] {
+            assert_eq!(parts(bad), None, "{}", show(bad));
+        }
+    }
 }

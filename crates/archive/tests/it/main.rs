@@ -7,3 +7,7 @@ mod foreign;
 mod hostile;
 mod layout;
 mod listing;
+mod overlay;
+mod snapshot;
+mod trees;
+mod unpacking;
