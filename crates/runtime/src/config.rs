@@ -231,6 +231,28 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
+impl Resources {
+    /// Takes over what `other` sets.
+    pub(crate) fn update(&mut self, other: &Self) {
+        fn take<T: Clone>(ours: &mut Option<T>, theirs: &Option<T>) {
+            if theirs.is_some() {
+                ours.clone_from(theirs);
+            }
+        }
+        take(&mut self.cpu_period, &other.cpu_period);
+        take(&mut self.cpu_quota, &other.cpu_quota);
+        take(&mut self.cpu_shares, &other.cpu_shares);
+        take(&mut self.cpuset_cpus, &other.cpuset_cpus);
+        take(&mut self.cpuset_mems, &other.cpuset_mems);
+        take(&mut self.memory_limit, &other.memory_limit);
+        take(&mut self.memory_swap_limit, &other.memory_swap_limit);
+        take(&mut self.memory_low, &other.memory_low);
+        take(&mut self.pids_limit, &other.pids_limit);
+        take(&mut self.oom_score_adj, &other.oom_score_adj);
+        self.unified.extend(other.unified.clone());
+    }
+}
+
 /// One resource limit (`getrlimit(2)`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {

@@ -18,6 +18,11 @@ pub const FLAG: &str = "__cryopod";
 
 /// Runs the hidden subcommand given by the arguments after [`FLAG`], and returns the exit code.
 #[must_use]
-pub fn run(_args: &[OsString]) -> i32 {
-    2
+pub fn run(args: &[OsString]) -> i32 {
+    let texts: Option<Vec<&str>> = args.iter().map(|a| a.to_str()).collect();
+    match texts.as_deref() {
+        Some(["shim", arguments]) => crate::shim::main(arguments),
+        Some(["helper"]) => crate::helper::main(),
+        _ => 2,
+    }
 }

@@ -27,13 +27,27 @@
 //! # }
 //! ```
 
+mod capability;
+mod cgroup;
 pub mod checkpoint;
 pub mod config;
 pub mod entry;
 pub mod error;
+mod helper;
 pub mod image;
+mod init;
+mod mounts;
+mod process;
+mod record;
+mod root;
 mod runtime;
+mod seccomp;
+mod shim;
+mod spec;
 pub mod status;
+mod tree;
+mod users;
+mod wire;
 
 pub use checkpoint::{CancelToken, CheckpointOptions, CheckpointReport, RestoreSource};
 pub use config::{

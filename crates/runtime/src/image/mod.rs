@@ -1,10 +1,19 @@
 //! Images: what root filesystems are made from.
+//!
+//! The store keeps one index file and, for images of layers, their blobs (by digest, as they came)
+//! and the unpacked layers (by the digest of their content), shared between images. A folder is used
+//! in place and named by a digest of its content; the host's own programs are always there.
 
+mod folder;
+mod store;
+
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorKind;
+pub(crate) use store::{HOST_ID, ImageRecord, Origin, Store};
 
 /// Where an image is imported from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +61,19 @@ pub struct ImageStoreUsage {
     pub timestamp: i64,
 }
 
+/// What an image says about the process to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ImageDefaults {
+    pub(crate) entrypoint: Vec<String>,
+    pub(crate) cmd: Vec<String>,
+    /// `KEY=value`.
+    pub(crate) env: Vec<String>,
+    pub(crate) working_dir: PathBuf,
+    pub(crate) user: String,
+    pub(crate) stop_signal: String,
+}
+
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -61,6 +83,58 @@ pub enum ImageError {
         /// The path.
         path: PathBuf,
     },
+    /// A file of the image is not what its digest says.
+    #[error("{path:?}: {name} is damaged: its digest is {found}")]
+    Damaged {
+        /// Where the image is imported from.
+        path: PathBuf,
+        /// The file.
+        name: String,
+        /// Digest of what is there.
+        found: String,
+    },
+    /// The image lacks a file that it names.
+    #[error("{path:?} lacks {name}")]
+    Missing {
+        /// Where the image is imported from.
+        path: PathBuf,
+        /// The file.
+        name: String,
+    },
+    /// A description in the image is not understood.
+    #[error("{path:?}: {name} is not understood: {reason}")]
+    Malformed {
+        /// Where the image is imported from.
+        path: PathBuf,
+        /// The file.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// The image uses something this store does not know.
+    #[error("{path:?}: {what} is not supported")]
+    Unsupported {
+        /// Where the image is imported from.
+        path: PathBuf,
+        /// What it uses.
+        what: String,
+    },
+    /// The name is not one of an image.
+    #[error("{name:?} is not the name of an image")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// A file could not be used.
+    #[error("{action} {path:?}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
 }
 
 impl ImageError {
@@ -68,7 +142,16 @@ impl ImageError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotAnImage { .. } => ErrorKind::InvalidArgument,
+            Self::Io { .. } => ErrorKind::Internal,
+            _ => ErrorKind::InvalidArgument,
         }
     }
+}
+
+pub(crate) fn failed<E: Into<io::Error>>(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(E) -> ImageError {
+    let path = path.into();
+    move |e| ImageError::Io { action, path, source: e.into() }
 }
