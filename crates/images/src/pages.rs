@@ -207,7 +207,9 @@ impl Pagemap {
         for run in &self.runs {
             writer.record(&msg::PagemapEntry {
                 vaddr: run.vaddr,
-                compat_nr_pages: 0,
+                // Stock criu writes 0 and reads nr_pages alone; go-criu, and with it
+                // checkpointctl memparse, knows only this field.
+                compat_nr_pages: u32::try_from(run.nr_pages).unwrap_or(0),
                 in_parent: None,
                 flags: Some(run.flags),
                 nr_pages: Some(run.nr_pages),

@@ -59,7 +59,18 @@ fn reencode(kind: Image, name: &str, data: &[u8]) -> Vec<u8> {
         Image::IpcVar => again::<msg::IpcVarEntry>(kind, name, data, |_| 0),
         Image::Timens => again::<msg::TimensEntry>(kind, name, data, |_| 0),
         Image::StatsDump => again::<msg::StatsEntry>(kind, name, data, |_| 0),
-        Image::Pagemap | Image::PagemapShmem => Pagemap::read(name, data).unwrap().write().unwrap(),
+        Image::Pagemap | Image::PagemapShmem => {
+            let map = Pagemap::read(name, data).unwrap();
+            assert_eq!(Pagemap::read(name, &map.write().unwrap()).unwrap(), map);
+            let mut reader = Reader::new(kind, name, data).unwrap();
+            let mut writer = Writer::new(kind);
+            let head: msg::PagemapHead = reader.record().unwrap().unwrap();
+            writer.record(&head).unwrap();
+            while let Some(entry) = reader.record::<msg::PagemapEntry>().unwrap() {
+                writer.record(&entry).unwrap();
+            }
+            writer.finish()
+        }
         Image::GhostFile => {
             let mut reader = Reader::new(kind, name, data).unwrap();
             let ghost: msg::GhostFileEntry = reader.record().unwrap().unwrap();
