@@ -16,6 +16,10 @@ fn value<'a>(args: &'a [String], name: &str) -> anyhow::Result<&'a str> {
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|a| a == "--stopped") {
+        // For a test that wants to trace the engine from its first step.
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?;
+    }
     let images = Path::new(value(&args, "--images")?);
     match args.first().map(String::as_str) {
         Some("dump") => {

@@ -43,6 +43,38 @@ pub(crate) fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
     }
 }
 
+/// Lets a thread that a dead engine abandoned in the stub find its way back first: what it has now
+/// is not the program's. Nothing to do for any other thread.
+fn finish_return(space: &Space, tid: i32) -> io::Result<()> {
+    const TRIES: u32 = 8;
+    for _ in 0..TRIES {
+        let rip = ptrace::registers(tid)?.rip;
+        if rip.wrapping_sub(space.stub) >= stub::CODE.len() as u64 {
+            return Ok(());
+        }
+        // To the entry of rt_sigreturn, and to its exit.
+        for _ in 0..2 {
+            ptrace::resume_to_syscall(tid, 0)?;
+            while !matches!(wait::wait_for(tid)?, Status::Syscall) {
+                ptrace::resume_to_syscall(tid, 0)?;
+            }
+        }
+        ptrace::interrupt(tid)?;
+        ptrace::resume(tid, 0)?;
+        loop {
+            match wait::wait_for(tid)? {
+                Status::Event { event: wait::EVENT_STOP, .. } => break,
+                Status::Signal(signal) => ptrace::resume(tid, signal)?,
+                Status::Exited(_) | Status::Killed(_) => {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+                _ => ptrace::resume(tid, 0)?,
+            }
+        }
+    }
+    Err(io::Error::other("the thread does not leave the stub of an engine that died"))
+}
+
 /// All signals blocked; the kernel leaves SIGKILL and SIGSTOP out.
 const ALL_BLOCKED: u64 = u64::MAX;
 
@@ -132,6 +164,7 @@ impl Remote {
     /// # Errors
     /// Those of ptrace and of writing the frame.
     pub fn enter(space: &Space, tid: i32, frame: u64) -> io::Result<Self> {
+        finish_return(space, tid)?;
         let original = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         let mut resolved = original;
