@@ -3,7 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "clean-up that fails is said, not hidden")]
 
+#[path = "../crates/cli/src/demo/certificates.rs"]
+mod certificates;
+#[path = "../crates/cli/src/demo/https.rs"]
+mod client;
 mod harness;
 
 mod command_line;
+mod containers;
+mod crash;
+mod cri;
 mod doors;
+mod https;
