@@ -200,5 +200,10 @@ impl Drop for Node {
         if std::thread::panicking() {
             eprintln!("--- the server's log\n{}", self.log());
         }
+        // Left empty by the pods; the hierarchies of cgroup v1, or the one of v2.
+        let roots = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for root in roots.map(|root| root.path()).chain(["/sys/fs/cgroup".into()]) {
+            std::fs::remove_dir(root.join(&self.cgroup)).ok();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The demo's surroundings: a private folder and a `cryopod serve` of its own, all gone at the end.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ impl Stage {
             .arg("--tls-private-key-file")
             .arg(folder.join("server.key"))
             .arg("--cgroup-parent")
-            .arg(format!("cryopod-demo-{}", std::process::id()))
+            .arg(cgroup_parent())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -110,6 +110,7 @@ impl Stage {
         if let Some(left) = mount_point(&self.folder)? {
             return Err(anyhow!("a mount was left at {}: the folder is kept", left.display()));
         }
+        remove_cgroups(&cgroup_parent()).context("remove the demo's cgroups")?;
         std::fs::remove_dir_all(&self.folder)
             .with_context(|| format!("remove folder {}", self.folder.display()))
     }
@@ -141,6 +142,32 @@ impl Stage {
     pub(super) fn log_tail(&self) -> String {
         log_tail(&self.folder)
     }
+}
+
+/// The name of our cgroup in each hierarchy.
+fn cgroup_parent() -> String {
+    format!("cryopod-demo-{}", std::process::id())
+}
+
+/// Removes the cgroup of that name, which the pods left empty, from the one hierarchy of cgroup v2 or
+/// the several of v1.
+fn remove_cgroups(name: &str) -> std::io::Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut roots = vec![root.to_owned()];
+    for entry in std::fs::read_dir(root)? {
+        roots.push(entry?.path());
+    }
+    for root in roots {
+        match std::fs::remove_dir(root.join(name)) {
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 async fn wait_for(server: &mut Child, socket: &Path) -> anyhow::Result<Client> {
