@@ -8,7 +8,9 @@
 //! after every one of the damages it knows to do to its own object.
 
 mod catalogue;
+mod gaps;
 mod run;
 
 pub use catalogue::{Criu, Fate, Need, Victim, victim, victims};
+pub use gaps::{adopt, gap, reap};
 pub use run::{Running, Verdict, VictimError, Workplace, isolate};
