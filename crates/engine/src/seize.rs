@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cryopod_sys::ptrace;
 use cryopod_sys::wait::{self, Status};
 
-use crate::error::DumpError;
+use crate::error::{DumpError, Refusal};
 use crate::proc::{stat, tasks};
 
 /// Rounds over the tree before giving up on one that keeps forking.
@@ -144,6 +144,16 @@ impl Tree {
                 found = !known.zombie;
                 known.zombie = true;
                 known.threads.clear();
+            }
+            Ok(stat) if stat.state == b'Z' => {
+                let comm =
+                    crate::proc::status::of(pid, pid).map_or_else(|_| "?".into(), |s| s.name);
+                return Err(DumpError::Refused(Refusal {
+                    pid,
+                    comm,
+                    resource: "a thread group leader that has ended before its threads".into(),
+                    way_out: "let the first thread wait for the others",
+                }));
             }
             Ok(_) => loop {
                 let fresh: Vec<i32> = match tasks::threads(pid) {

@@ -182,6 +182,7 @@ pub fn dump(
     let mut ids = namespaces::Ids::new()?;
     let mut filters = Filters::default();
     let mut pstree = Vec::new();
+    let mut seen = Vec::new();
 
     let tasks = tree.tasks.clone();
     for (at, task) in tasks.iter().enumerate() {
@@ -192,6 +193,7 @@ pub fn dump(
             continue;
         }
         let task_ids = ids.of_task(task.pid)?;
+        refuse_shared(task.pid, &task_ids, &mut seen)?;
         let mut work = task::Work {
             task,
             inside: &inside,
@@ -237,6 +239,51 @@ pub fn dump(
     pending.one(Image::StatsDump, 0, &stats(&report, seized))?;
     pending.write(sink)?;
     Ok(report)
+}
+
+/// Refuses processes that share what only threads share, and namespaces of their own.
+fn refuse_shared(
+    pid: i32,
+    ids: &msg::TaskKobjIdsEntry,
+    seen: &mut Vec<msg::TaskKobjIdsEntry>,
+) -> Result<(), DumpError> {
+    let refuse = |resource: &str, way_out| {
+        Err(DumpError::Refused(crate::Refusal {
+            pid,
+            comm: status::of(pid, pid).map_or_else(|_| "?".into(), |s| s.name),
+            resource: resource.to_owned(),
+            way_out,
+        }))
+    };
+    let apart = "use threads, or processes without clone(2)'s sharing flags";
+    for other in &*seen {
+        if other.vm_id == ids.vm_id {
+            return refuse("a shared address space (CLONE_VM)", apart);
+        }
+        if other.files_id == ids.files_id {
+            return refuse("a shared descriptor table (CLONE_FILES)", apart);
+        }
+        if other.fs_id == ids.fs_id {
+            return refuse("a shared working directory (CLONE_FS)", apart);
+        }
+        if other.sighand_id == ids.sighand_id {
+            return refuse("shared signal actions (CLONE_SIGHAND)", apart);
+        }
+    }
+    if let Some(first) = seen.first() {
+        let namespaces = |i: &msg::TaskKobjIdsEntry| {
+            let net = (i.net_ns_id, i.ipc_ns_id, i.uts_ns_id, i.mnt_ns_id);
+            (net, i.pid_ns_id, i.user_ns_id, i.cgroup_ns_id, i.time_ns_id)
+        };
+        if namespaces(first) != namespaces(ids) {
+            return refuse(
+                "a namespace of its own inside the container",
+                "containers within the container cannot be checkpointed",
+            );
+        }
+    }
+    seen.push(*ids);
+    Ok(())
 }
 
 fn stats(report: &DumpReport, seized: Duration) -> msg::StatsEntry {

@@ -60,7 +60,6 @@ pub(crate) fn dump_zombie(
     inside: &Inside,
     pending: &mut Pending,
 ) -> Result<(), DumpError> {
-    let status = status::of(task.pid, task.pid)?;
     let stat = stat::of(task.pid, task.pid)?;
     let core = msg::CoreEntry {
         mtype: msg::core_entry::March::X8664.into(),
@@ -70,7 +69,7 @@ pub(crate) fn dump_zombie(
             personality: 0,
             flags: stat.flags as u32,
             blk_sigset: 0,
-            comm: status.name.into_bytes(),
+            comm: status::comm(task.pid, task.pid)?,
             ..Default::default()
         }),
         ..Default::default()
@@ -128,7 +127,7 @@ impl Work<'_, '_> {
         let stat = stat::of(pid, pid)?;
 
         let (asked, cores) = self.ask(&areas)?;
-        self.write_cores(&status, &stat, &asked, cores)?;
+        self.write_cores(&stat, &asked, cores)?;
         let mm = self.dump_mm(&areas, &stat, &asked)?;
         self.dump_pages(&mm, sink)?;
         self.pending.one(Image::Mm, self.inside.of(pid) as u64, &mm)?;
@@ -273,7 +272,7 @@ impl Work<'_, '_> {
                 creds: Some(credentials::dump(&status, remote).map_err(&kernel)?),
                 seccomp_mode: mode,
                 seccomp_filter: filter,
-                comm: Some(status.name.into_bytes()),
+                comm: Some(status::comm(pid, tid)?),
                 rseq_entry: (rseq.address != 0).then(|| msg::RseqEntry {
                     rseq_abi_pointer: rseq.address,
                     rseq_abi_size: rseq.size.max(RSEQ_SIZE),
@@ -290,7 +289,6 @@ impl Work<'_, '_> {
     /// Completes the leader's core with what belongs to the process, and keeps all cores.
     fn write_cores(
         &mut self,
-        status: &status::Status,
         stat: &stat::Stat,
         asked: &Asked,
         mut cores: Vec<msg::CoreEntry>,
@@ -307,7 +305,7 @@ impl Work<'_, '_> {
             personality: number(pid, "personality", 16)? as u32,
             flags: stat.flags as u32,
             blk_sigset: mask,
-            comm: status.name.clone().into_bytes(),
+            comm: status::comm(pid, pid)?,
             timers: Some(asked.timers.clone()),
             rlimits: Some(msg::TaskRlimitsEntry { rlimits }),
             signals_s: Some(signals::dump_pending(pid, true).map_err(&kernel)?),

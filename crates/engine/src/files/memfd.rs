@@ -23,7 +23,14 @@ pub fn dump(
     let owner = dump_owner(&file, collector.inside)?;
     let (flags, position, pid) = (file.flags(), file.info.position, file.pid);
     let link = file.link.as_os_str().as_bytes().to_vec();
-    let inode = collector.segments.memfd(pid, File::from(file.file), &link)?;
+    // An opening of our own: the duplicate shares its position with the program.
+    let path = format!("/proc/self/fd/{}", file.file.as_raw_fd());
+    let own = File::open(path).map_err(|source| DumpError::Kernel {
+        pid,
+        what: "cannot open a memfd",
+        source,
+    })?;
+    let inode = collector.segments.memfd(pid, own, &link)?;
     Ok(entry(id, inode, flags, position, owner))
 }
 

@@ -165,6 +165,14 @@ impl Remote {
     /// Those of ptrace and of writing the frame.
     pub fn enter(space: &Space, tid: i32, frame: u64) -> io::Result<Self> {
         finish_return(space, tid)?;
+        Self::enter_new(space, tid, frame)
+    }
+
+    /// As [`Remote::enter`], for a thread that was itself made by a remote call and rests in the stub.
+    ///
+    /// # Errors
+    /// As [`Remote::enter`].
+    pub fn enter_new(space: &Space, tid: i32, frame: u64) -> io::Result<Self> {
         let original = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         let mut resolved = original;
@@ -235,10 +243,10 @@ impl Remote {
 
     /// Runs the thread to its next system call stop.
     fn step(&mut self) -> io::Result<()> {
-        ptrace::resume_to_syscall(self.tid, 0)?;
         if self.deliver != 0 {
             cryopod_sys::process::tgkill(self.tid, self.tid, self.deliver)?;
         }
+        ptrace::resume_to_syscall(self.tid, 0)?;
         loop {
             match wait::wait_for(self.tid)? {
                 Status::Syscall => return Ok(()),

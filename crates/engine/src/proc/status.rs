@@ -6,7 +6,7 @@ use crate::error::DumpError;
 /// What the engine takes from a status file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// comm, with the kernel's escapes undone.
+    /// comm as it is shown, odd bytes escaped; [`comm`] has the bytes.
     pub name: String,
     /// State letter: R, S, D, T, t, Z, X.
     pub state: char,
@@ -83,9 +83,8 @@ fn parse_fields(text: &str) -> Option<Status> {
     let get = |key: &str| field(text, key);
     let mask = |key: &str| u64::from_str_radix(get(key)?, 16).ok();
     let state = get("State")?.chars().next()?;
-    let name = super::maps::unescape(text.lines().next()?.strip_prefix("Name:\t")?.as_bytes());
     Some(Status {
-        name: String::from_utf8_lossy(&name).into_owned(),
+        name: get("Name")?.to_owned(),
         state,
         tgid: get("Tgid")?.parse().ok()?,
         ppid: get("PPid")?.parse().ok()?,
@@ -116,6 +115,19 @@ fn parse_fields(text: &str) -> Option<Status> {
         thp_enabled: get("THP_enabled") != Some("0"),
         core_dumping: get("CoreDumping") == Some("1"),
     })
+}
+
+/// The name of a thread, as bytes.
+///
+/// # Errors
+/// [`DumpError::Proc`].
+pub fn comm(pid: i32, tid: i32) -> Result<Vec<u8>, DumpError> {
+    let mut name = read(&format!("{pid}/task/{tid}/comm"))?;
+    // The line end is the kernel's; a name may hold others.
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Ok(name)
 }
 
 /// Reads the status of a process or thread: `of(pid, tid)`.

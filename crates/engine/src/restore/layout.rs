@@ -23,7 +23,6 @@ const DIRECT: u64 = 64 * 1024;
 /// Most bytes one read(2) moves, page aligned.
 const READ_MAX: u64 = 0x7fff_f000;
 
-const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
 
 /// A hole of `len` bytes that neither layout uses.
@@ -164,7 +163,7 @@ fn same_vdso(body: &Body, space: &Space, own: &Area, archived: &msg::VmaEntry) -
 pub(crate) type OpenFile<'a> =
     dyn FnMut(&msg::VmaEntry, &mut Remote, &Space) -> io::Result<(i32, u64)> + 'a;
 
-/// Makes all archived areas, writable, with what `open` gives as their file.
+/// Makes all archived areas with what `open` gives as their file.
 pub(crate) fn map(
     body: &Body,
     remote: &mut Remote,
@@ -180,13 +179,9 @@ pub(crate) fn map(
             let (fd, offset) = open(area, remote, space)?;
             (fd, flags & !libc::MAP_ANONYMOUS, offset)
         };
-        // Shared file mappings get their own protection at once: the file may be read-only.
-        let prot = if area.status & vma::FILE_SHARED != 0 {
-            area.prot
-        } else {
-            area.prot | PROT_READ | PROT_WRITE
-        };
-        remote.mmap(area.start, len, prot as i32, flags, fd, offset)?;
+        // With its own protection at once: a private mapping that was writable for a moment would
+        // stay accounted for. Pages are written by ptrace's right where it is not writable.
+        remote.mmap(area.start, len, area.prot as i32, flags, fd, offset)?;
         if fd >= 0 {
             remote.close(fd)?;
         }
@@ -222,12 +217,21 @@ pub(crate) fn fill(
                 from += skip;
                 continue;
             }
-            let end = if at < vdso.0 { run.end().min(vdso.0) } else { run.end() };
-            let len = end - at;
-            let done = if len >= DIRECT {
+            let Some(area) = body
+                .mm
+                .vmas
+                .iter()
+                .find(|a| a.status & areas::GUARD == 0 && (a.start..a.end).contains(&at))
+            else {
+                return Err(invalid("there are pages where nothing is mapped"));
+            };
+            let len = run.end().min(area.end) - at;
+            let writable = area.prot & PROT_WRITE != 0;
+            let done = if writable && len >= DIRECT {
                 let len = len.min(READ_MAX);
                 remote.call(libc::SYS_pread64, [fd as u64, at, len, from, 0, 0])?
             } else {
+                let len = len.min(DIRECT);
                 let part = &mut buf[..len as usize];
                 pages.file.read_exact_at(part, from)?;
                 space.write(at, part)?;
@@ -243,16 +247,12 @@ pub(crate) fn fill(
     remote.close(fd)
 }
 
-/// Gives the areas their protection, advice and locks.
+/// Gives the areas their advice and locks.
 pub(crate) fn finish(body: &Body, remote: &mut Remote) -> io::Result<()> {
     for area in body.mm.vmas.iter().filter(|a| is_ours(a)) {
         let len = area.end - area.start;
         for advice in areas::advice(area) {
             remote.madvise(area.start, len, advice)?;
-        }
-        let writable = PROT_READ | PROT_WRITE;
-        if area.status & vma::FILE_SHARED == 0 && area.prot & writable != writable {
-            remote.mprotect(area.start, len, area.prot)?;
         }
         if areas::is_locked(area) {
             remote.call(libc::SYS_mlock, [area.start, len, 0, 0, 0, 0])?;

@@ -344,7 +344,7 @@ impl Site<'_, '_> {
         }
         for ((tid, core), host) in image.cores.iter().zip(&tids).skip(1) {
             let mut remote =
-                Remote::enter(&self.space, *host, scratch.at + FRAME_AT).map_err(&fail)?;
+                Remote::enter_new(&self.space, *host, scratch.at + FRAME_AT).map_err(&fail)?;
             thread_state(core, (pid, *tid), filters, &mut remote, &self.space, scratch)
                 .map_err(self.fail("cannot give a thread its state"))?;
             remote.abandon().map_err(&fail)?;

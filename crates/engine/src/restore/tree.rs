@@ -127,7 +127,7 @@ impl<'a> Forest<'a> {
         let sp = ptrace::registers(pid)?.rsp;
         let site = frame::site(&now, &[sp], xstate)?;
         let space = Space::open(pid, &now)?;
-        let mut remote = Remote::enter(&space, pid, site)?;
+        let mut remote = Remote::enter_new(&space, pid, site)?;
         remote.mmap(
             at,
             SCRATCH,
@@ -181,7 +181,7 @@ impl<'a> Forest<'a> {
         await_birth(pid).map_err(&fail)?;
         let now = layout::current(pid).map_err(&fail)?;
         let space = Space::open(pid, &now).map_err(&fail)?;
-        let remote = Remote::enter(&space, pid, scratch.at + FRAME_AT).map_err(&fail)?;
+        let remote = Remote::enter_new(&space, pid, scratch.at + FRAME_AT).map_err(&fail)?;
         let child = Seedling { index, pid, space, remote, scratch, parking: parent.parking };
         if task.process()?.task_state == ZOMBIE {
             return self.wither(child);
