@@ -106,6 +106,17 @@ impl Set {
         number(name).is_some_and(|n| self.0 & (1 << n) != 0)
     }
 
+    /// The set of two 32-bit words, the lower first, as images have it.
+    pub(crate) fn from_words(words: &[u32]) -> Self {
+        let word = |at: usize| u64::from(words.get(at).copied().unwrap_or(0));
+        Self(word(0) | word(1) << 32)
+    }
+
+    /// What is in this set and not in the other.
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     fn bits(self) -> CapabilitySet {
         CapabilitySet::from_bits_retain(self.0)
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{ContainerConfig, PodIdentity, SandboxConfig};
+
 /// Asks a running operation to stop. Clones share one state; once set it stays set.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
@@ -65,9 +67,23 @@ pub struct CheckpointReport {
     pub notes: Vec<String>,
 }
 
-/// Where a restored container comes from.
+/// What an archive says of the container it was taken of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoreSource {
-    /// Path of the archive.
-    pub archive: PathBuf,
+pub struct ArchiveDescription {
+    /// The pod it was in; name and namespace are set in archives of other runtimes too.
+    pub pod: PodIdentity,
+    /// Name of the container.
+    pub container: String,
+    /// The sandbox it was in; `None`: another runtime's archive.
+    pub sandbox: Option<SandboxConfig>,
+    /// The container as it was asked for; `None`: another runtime's archive.
+    pub config: Option<ContainerConfig>,
+    /// Id of the base image (`sha256:…`, `host`); empty: unknown.
+    pub image_id: String,
+    /// Name of the base image.
+    pub image_name: String,
+    /// The base image is in the archive.
+    pub image_embedded: bool,
+    /// When it was taken, nanoseconds since 1970; 0: unknown.
+    pub checkpointed_at: i64,
 }

@@ -125,7 +125,10 @@ fn run_inner(plan: &InitPlan, channel: &Channel, mut stdio: Stdio) -> Result<Ini
     await_order(channel, Order::Go)?;
     let spec = read_spec(&plan.bundle)?;
     let process = spec.process().as_ref().ok_or(InitError::Incomplete { what: "process" })?;
-    rustix::process::setsid().map_err(step("begin a session"))?;
+    // The engine gives a restored process the session it had.
+    if !plan.restore {
+        rustix::process::setsid().map_err(step("begin a session"))?;
+    }
     // After the shim has put it into its cgroup, which thus becomes the root it sees.
     unshare(Kinds::CGROUP).map_err(step("make the cgroup namespace"))?;
     build_root(plan, &spec)?;

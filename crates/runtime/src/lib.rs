@@ -36,7 +36,9 @@ pub mod error;
 mod helper;
 pub mod image;
 mod init;
+mod manifest;
 mod mounts;
+mod policy;
 mod process;
 mod record;
 mod root;
@@ -49,7 +51,7 @@ mod tree;
 mod users;
 mod wire;
 
-pub use checkpoint::{CancelToken, CheckpointOptions, CheckpointReport, RestoreSource};
+pub use checkpoint::{ArchiveDescription, CancelToken, CheckpointOptions, CheckpointReport};
 pub use config::{
     ContainerConfig, Device, ImageSpec, Mount, MountPropagation, NamespaceMode, NetworkMode,
     PodIdentity, Resources, Rlimit, RunAs, SandboxConfig, SeccompPolicy, Security,

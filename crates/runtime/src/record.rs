@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ContainerConfig, PodIdentity, SandboxConfig};
 use crate::error::RuntimeError;
+use crate::manifest::{Clocks, Tmpfs};
 use crate::root::RootPlan;
 use crate::runtime::Paths;
+use crate::shim::Partial;
 
 /// How far a sandbox or container has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +74,35 @@ pub(crate) struct ContainerRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RestoreRecord {
     pub(crate) archive: PathBuf,
+    /// What the archive was when it was verified.
+    pub(crate) stamp: Stamp,
     pub(crate) checkpointed_at: i64,
+    pub(crate) clocks: Option<Clocks>,
+    pub(crate) partial: Partial,
+    pub(crate) descriptors: Vec<String>,
+    pub(crate) tmpfs: Vec<Tmpfs>,
+}
+
+/// Identity and state of a file: equal stamps, equal content. The time of the last change is the
+/// kernel's own and cannot be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
 }
 
 /// Where everything lies.

@@ -127,7 +127,8 @@ impl RootPlan {
             .map_err(failed("set the owner of", &upper))
     }
 
-    fn lowers(&self, bundle: &Path) -> Vec<PathBuf> {
+    /// The folders below a container's own changes, the topmost first.
+    pub(crate) fn lowers(&self, bundle: &Path) -> Vec<PathBuf> {
         match self {
             Self::Layers(dirs) if dirs.is_empty() => vec![bundle.join("skeleton")],
             Self::Layers(dirs) => dirs.clone(),
@@ -159,7 +160,8 @@ impl RootPlan {
         Ok(root)
     }
 
-    fn overlay(&self, bundle: &Path) -> io::Result<OwnedFd> {
+    /// The root as a mount that is attached nowhere; it goes with its last descriptor.
+    pub(crate) fn overlay(&self, bundle: &Path) -> io::Result<OwnedFd> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let set = |key: &str, value: &Path| fsconfig_set_string(&context, key, value.as_os_str());
         set("source", Path::new("overlay"))?;

@@ -97,6 +97,26 @@ pub(crate) fn read_json<T: DeserializeOwned>(stream: &mut impl Read) -> io::Resu
     Ok(serde_json::from_slice(&read_bytes(stream)?)?)
 }
 
+/// Bytes as hexadecimal digits, two characters to a byte.
+pub(crate) mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&crate::record::hex(bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let pair = |pair: &[u8]| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+        bytes.ok_or_else(|| D::Error::custom("not hexadecimal digits"))
+    }
+}
+
 /// One end of a helper's channel.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);

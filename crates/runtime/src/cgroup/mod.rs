@@ -198,6 +198,27 @@ impl Cgroup {
         pids
     }
 
+    /// Whether [`hold`](Self::hold) can keep its processes where they are. Only v2 can: its freezer
+    /// does not get into the way of a tracer, v1's does.
+    pub(crate) fn can_hold(&self) -> bool {
+        self.holding_file().is_some()
+    }
+
+    /// Keeps all its processes where they are, also when a tracer lets them go, until
+    /// [`thaw`](Self::thaw) or [`kill`](Self::kill).
+    pub(crate) fn hold(&self) -> Result<()> {
+        match self.holding_file() {
+            Some(file) => write(&file, "1"),
+            None => Ok(()),
+        }
+    }
+
+    fn holding_file(&self) -> Option<PathBuf> {
+        let v2 = self.hierarchies.iter().find(|h| h.v1.is_none())?;
+        let file = v2.root.join(&self.path).join("cgroup.freeze");
+        file.exists().then_some(file)
+    }
+
     /// Lets its processes go on; harmless when they are not frozen.
     pub(crate) fn thaw(&self) -> Result<()> {
         for hierarchy in &self.hierarchies {

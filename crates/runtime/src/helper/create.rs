@@ -2,20 +2,21 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use cryopod_sys::namespace::{Kinds, join_process};
+use cryopod_sys::namespace::{Kinds, join_process, unshare};
 use cryopod_sys::spawn::{
     CLONE_NEWNS, CLONE_NEWPID, CLONE_PARENT, CloneOptions, Cloned, clone_process,
 };
 
 use super::{Event, HelperError, PidSpace, StdioShape, step};
 use crate::init::{self, InitPlan};
+use crate::manifest::Clocks;
 use crate::wire::Channel;
 
 /// Descriptors: the init's channel, then standard descriptors, then a pidfd to join.
 pub(super) fn run(
     channel: &mut Channel,
     plan: &InitPlan,
-    pid: PidSpace,
+    (pid, clocks): (PidSpace, Option<Clocks>),
     stdio: StdioShape,
     mut fds: impl Iterator<Item = OwnedFd>,
 ) -> Result<(), HelperError> {
@@ -29,6 +30,11 @@ pub(super) fn run(
             let target = fds.next().ok_or(HelperError::MissingDescriptor)?;
             join_process(target.as_fd(), Kinds::PID).map_err(step("join the pid namespace"))?;
         }
+    }
+    if let Some(clocks) = clocks {
+        // A new time namespace takes its offsets only while nobody is in it.
+        unshare(Kinds::TIME).map_err(step("make the time namespace"))?;
+        clocks.set_for_children().map_err(step("set the clocks"))?;
     }
     match clone_process(&CloneOptions { flags, ..CloneOptions::default() })
         .map_err(step("make the first process"))?

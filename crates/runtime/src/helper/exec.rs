@@ -25,7 +25,8 @@ pub(super) fn run(
     process.set_args(Some(plan.command.clone())).set_terminal(Some(false));
     // Network, ipc and host name are the shim's already; mounts are entered by the child, since the
     // container's /proc knows only what is in its pid namespace.
-    join_process(container.as_fd(), Kinds::PID).map_err(step("join the pid namespace"))?;
+    let kinds = Kinds::PID.and(Kinds::TIME);
+    join_process(container.as_fd(), kinds).map_err(step("join the namespaces"))?;
     let options = CloneOptions { flags: CLONE_PARENT, ..CloneOptions::default() };
     match clone_process(&options).map_err(step("make the process"))? {
         Cloned::Child => {

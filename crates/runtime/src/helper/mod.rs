@@ -4,13 +4,18 @@
 //! which it gets its task with all descriptors and answers with events.
 
 mod create;
+pub(crate) mod dump;
+mod embed;
 mod exec;
+pub(crate) mod restore;
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::CheckpointReport;
 use crate::init::{ExecPlan, InitPlan};
+use crate::manifest::Clocks;
 use crate::process::Stdio;
 use crate::wire::{Channel, Failure};
 
@@ -19,9 +24,13 @@ use crate::wire::{Channel, Failure};
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Task {
     /// Make a container's first process.
-    Create { plan: InitPlan, pid: PidSpace, stdio: StdioShape },
+    Create { plan: InitPlan, pid: PidSpace, stdio: StdioShape, clocks: Option<Clocks> },
     /// Run a command in a container.
     Exec { plan: ExecPlan, stdio: StdioShape },
+    /// Take a checkpoint of a container.
+    Dump(dump::DumpPlan),
+    /// Restore a checkpoint into a container's first process.
+    Restore(restore::RestorePlan),
 }
 
 /// Whose process ids a container has.
@@ -58,6 +67,16 @@ impl StdioShape {
 pub(crate) enum Event {
     /// The process exists, as a child of the shim; its pidfd is beside it.
     Made { pid: i32 },
+    /// All tasks of the container stand still: drain its log.
+    Drain,
+    /// They run again, or will never.
+    Thawed,
+    /// The checkpoint is taken.
+    Checkpointed(Box<CheckpointReport>),
+    /// The archived tasks are there and wait for [`Command::Release`](dump::Command::Release).
+    Restored,
+    /// They run.
+    Released,
     /// It did not work.
     Failed(Failure),
 }
@@ -104,7 +123,11 @@ fn work(channel: &mut Channel) -> Result<(), HelperError> {
         channel.receive::<Task>().map_err(step("receive the task"))?.ok_or(HelperError::NoTask)?;
     let fds = fds.into_iter();
     match task {
-        Task::Create { plan, pid, stdio } => create::run(channel, &plan, pid, stdio, fds),
+        Task::Create { plan, pid, stdio, clocks } => {
+            create::run(channel, &plan, (pid, clocks), stdio, fds)
+        }
+        Task::Dump(plan) => dump::run(channel, &plan),
+        Task::Restore(plan) => restore::run(channel, &plan, fds),
         Task::Exec { plan, stdio } => exec::run(channel, &plan, stdio, fds),
     }
 }

@@ -5,6 +5,7 @@
 //! in place and named by a digest of its content; the host's own programs are always there.
 
 mod folder;
+pub(crate) mod oci;
 mod store;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorKind;
+pub(crate) use folder::digest as folder_digest;
 pub(crate) use store::{HOST_ID, ImageRecord, Origin, Store};
 
 /// Where an image is imported from.

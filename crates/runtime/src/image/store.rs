@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageDefaults, ImageError, ImageInfo, ImageSource, failed, folder};
+use super::{ImageDefaults, ImageError, ImageInfo, ImageSource, failed, folder, oci};
 use crate::config::ImageSpec;
 use crate::error::RuntimeError;
 use crate::record::{load, lock, make_dir, now, save};
@@ -17,8 +17,10 @@ pub(crate) const HOST_ID: &str = "host";
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layer {
-    /// Digest of the unpacked tar (`sha256:…`): the name of its folder.
+    /// Digest of the unpacked tar (`sha256:…`).
     pub(crate) diff_id: String,
+    /// Digest of the chain of layers up to this one: the name of its folder.
+    pub(crate) chain: String,
     /// Digest of the blob as it came.
     pub(crate) blob: String,
     /// Media type of the blob.
@@ -125,19 +127,34 @@ impl Store {
         }
     }
 
+    /// The image a container was made from.
+    pub(crate) fn of_container(
+        &self,
+        record: &crate::record::ContainerRecord,
+    ) -> Result<ImageRecord, RuntimeError> {
+        let found = self.list()?.into_iter().find(|i| i.info.id == record.image_id);
+        found.ok_or_else(|| RuntimeError::NotFound { what: "image", id: record.image_id.clone() })
+    }
+
+    /// The file of a blob.
+    pub(crate) fn blob(&self, digest: &str) -> PathBuf {
+        self.dir.join("blobs").join(digest.replace(':', "-"))
+    }
+
     /// What a root filesystem of the image lies on.
     pub(crate) fn root_plan(&self, image: &ImageRecord) -> RootPlan {
         match &image.origin {
             Origin::Host => RootPlan::Host,
             Origin::Folder(path) => RootPlan::Folder(path.clone()),
             Origin::Layers { layers, .. } => {
-                RootPlan::Layers(layers.iter().rev().map(|l| self.layer_dir(&l.diff_id)).collect())
+                RootPlan::Layers(layers.iter().rev().map(|l| self.layer_dir(&l.chain)).collect())
             }
         }
     }
 
-    pub(crate) fn layer_dir(&self, diff_id: &str) -> PathBuf {
-        self.dir.join("layers").join(diff_id.replace(':', "-"))
+    /// The folder of an unpacked layer, by its chain.
+    pub(crate) fn layer_dir(&self, chain: &str) -> PathBuf {
+        self.dir.join("layers").join(chain.replace(':', "-"))
     }
 
     pub(crate) fn import(
@@ -148,15 +165,68 @@ impl Store {
         let record = match source {
             ImageSource::Host => return Ok(host()),
             ImageSource::Folder(path) => folder_record(path, name)?,
-            ImageSource::OciLayout(path) | ImageSource::Tar(path) => {
-                return Err(ImageError::NotAnImage { path: path.clone() }.into());
+            ImageSource::OciLayout(path) => {
+                return self.import_files(&oci::Folder(path.clone()), name);
+            }
+            ImageSource::Tar(path) => {
+                return self.import_files(&oci::Tar::open(path)?, name);
             }
         };
         self.add(record)
     }
 
+    /// Takes a folder that `unpack` fills into the store; its digest must be `id`.
+    pub(crate) fn adopt_folder(
+        &self,
+        id: &str,
+        repo_tags: &[String],
+        defaults: &ImageDefaults,
+        unpack: impl FnOnce(&Path) -> Result<(), RuntimeError>,
+    ) -> Result<ImageRecord, RuntimeError> {
+        make_dir(&self.dir.join("folders"))?;
+        let _importing = lock(&self.dir.join("import.lock"))?;
+        let work = self.dir.join("folders").join("import.tmp");
+        let target = self.dir.join("folders").join(id.replace(':', "-"));
+        let remove = |dir: &Path| match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", dir)(e)),
+            _ => Ok(()),
+        };
+        remove(&work)?;
+        make_dir(&work)?;
+        let adopted = unpack(&work).and_then(|()| {
+            let (found, size) = folder::digest(&work)?;
+            if found != id {
+                let (path, name) = (work.clone(), id.to_owned());
+                return Err(ImageError::Damaged { path, name, found }.into());
+            }
+            remove(&target)?;
+            fs::rename(&work, &target).map_err(failed("create", &target))?;
+            Ok(size)
+        });
+        let size = match adopted {
+            Ok(size) => size,
+            Err(error) => {
+                remove(&work)?;
+                return Err(error);
+            }
+        };
+        self.add(ImageRecord {
+            info: ImageInfo {
+                id: id.into(),
+                repo_tags: repo_tags.to_vec(),
+                repo_digests: Vec::new(),
+                size,
+                user: defaults.user.clone(),
+                imported_at: now(),
+                architecture: architecture().into(),
+            },
+            defaults: defaults.clone(),
+            origin: Origin::Folder(target),
+        })
+    }
+
     /// Adds an image, or new names to one that is there; a name moves to the newest image.
-    pub(super) fn add(&self, mut record: ImageRecord) -> Result<ImageRecord, RuntimeError> {
+    pub(crate) fn add(&self, mut record: ImageRecord) -> Result<ImageRecord, RuntimeError> {
         self.change(|index| {
             for image in &mut index.images {
                 image.info.repo_tags.retain(|t| !record.info.repo_tags.contains(t));
@@ -185,30 +255,45 @@ impl Store {
         if id == HOST_ID {
             return Ok(());
         }
+        // What is being imported is not in the index yet.
+        make_dir(&self.dir)?;
+        let _importing = lock(&self.dir.join("import.lock"))?;
         self.change(|index| {
             index.images.retain(|i| i.info.id != id);
-            let (layers, blobs) = used(&index.images);
-            sweep(&self.dir.join("layers"), &layers)?;
-            sweep(&self.dir.join("blobs"), &blobs)?;
-            Ok(())
+            self.sweep(index)
         })
+    }
+
+    /// Removes layers, blobs and folders that no image needs.
+    fn sweep(&self, index: &Index) -> Result<(), RuntimeError> {
+        let (layers, blobs, folders) = used(&index.images);
+        sweep(&self.dir.join("layers"), &layers)?;
+        sweep(&self.dir.join("blobs"), &blobs)?;
+        sweep(&self.dir.join("folders"), &folders)?;
+        Ok(())
+    }
+
+    /// Removes what an import that failed has left.
+    pub(super) fn clean(&self) -> Result<(), RuntimeError> {
+        self.change(|index| self.sweep(index))
     }
 }
 
-/// Names of the folders of layers and of the blobs that images need.
-fn used(images: &[ImageRecord]) -> (Vec<String>, Vec<String>) {
-    let (mut folders, mut blobs) = (Vec::new(), Vec::new());
+/// Names of the folders of layers, of the blobs and of the unpacked folders that images need.
+fn used(images: &[ImageRecord]) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let (mut layer_dirs, mut blobs, mut folders) = (Vec::new(), Vec::new(), Vec::new());
     for image in images {
+        folders.push(image.info.id.replace(':', "-"));
         if let Origin::Layers { manifest, layers } = &image.origin {
             blobs.push(manifest.replace(':', "-"));
             blobs.push(image.info.id.replace(':', "-"));
             for layer in layers {
-                folders.push(layer.diff_id.replace(':', "-"));
+                layer_dirs.push(layer.chain.replace(':', "-"));
                 blobs.push(layer.blob.replace(':', "-"));
             }
         }
     }
-    (folders, blobs)
+    (layer_dirs, blobs, folders)
 }
 
 fn sweep(dir: &Path, keep: &[String]) -> Result<(), ImageError> {

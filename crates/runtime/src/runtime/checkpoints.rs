@@ -1,11 +1,14 @@
-//! Checkpoint and restore.
+//! Taking checkpoints.
 
 use std::path::Path;
+use std::time::Instant;
 
+use super::containers::wrong_state;
 use super::{Result, Runtime};
 use crate::checkpoint::{CheckpointOptions, CheckpointReport};
-use crate::config::ContainerConfig;
 use crate::error::RuntimeError;
+use crate::record::Phase;
+use crate::shim::{Request, Response, ask_until};
 
 impl Runtime {
     /// Takes a checkpoint of a running container into an archive at `location`, which appears only
@@ -16,28 +19,40 @@ impl Runtime {
     /// over; on any failure the container goes on and no file is left.
     pub fn checkpoint_container(
         &self,
-        _id: &str,
-        _location: &Path,
-        _options: &CheckpointOptions,
+        id: &str,
+        location: &Path,
+        options: &CheckpointOptions,
     ) -> Result<CheckpointReport> {
-        Err(RuntimeError::NotSupported { what: "checkpoint_container" })
-    }
-
-    /// Makes a container from a checkpoint archive and returns its id. The archive is verified
-    /// (digests, base image, identity against `config`) and unpacked;
-    /// [`start_container`](Self::start_container) makes it go on. `config.image`, `command`, `args`
-    /// and `env` are not used: they come from the archive. `config.mounts` must offer every bind
-    /// mount of the archive's container.
-    ///
-    /// # Errors
-    /// Kind [`Refused`](crate::ErrorKind::Refused) when the archive is damaged, its base image is
-    /// missing (the digest is named) or it does not fit; nothing is left.
-    pub fn create_container_from_archive(
-        &self,
-        _sandbox: &str,
-        _config: &ContainerConfig,
-        _archive: &Path,
-    ) -> Result<String> {
-        Err(RuntimeError::NotSupported { what: "create_container_from_archive" })
+        let begun = Instant::now();
+        if !location.is_absolute() {
+            return Err(RuntimeError::InvalidArgument {
+                field: "location",
+                reason: format!("{location:?} is not absolute"),
+            });
+        }
+        let record = self.container(id)?;
+        if record.phase != Phase::Running {
+            return Err(wrong_state(&record, "only a running one can be checkpointed"));
+        }
+        let request = Request::Checkpoint {
+            id: record.id,
+            location: location.into(),
+            stop: options.stop,
+            with_image: options.with_image,
+            limit: options.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let dir = self.layout.shim_dir(&record.sandbox_id);
+        match ask_until(&dir, &request, || options.cancel.is_cancelled())? {
+            Response::Checkpointed(mut report) => {
+                report.total_micros =
+                    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                Ok(*report)
+            }
+            _ => Err(RuntimeError::Io {
+                action: "understand the answer of",
+                path: dir,
+                source: std::io::ErrorKind::InvalidData.into(),
+            }),
+        }
     }
 }

@@ -4,6 +4,7 @@ mod checkpoints;
 mod containers;
 mod images;
 mod recovery;
+mod restores;
 mod sandboxes;
 mod stats;
 

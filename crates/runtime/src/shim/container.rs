@@ -1,5 +1,6 @@
 //! One container as its shim sees it: made, started, stopped, ended.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio as ProcessStdio};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::logs::{Logs, Partial};
+use super::logs::Logs;
 use super::{Shim, lock};
 use crate::cgroup::{Cgroup, DeviceRule};
 use crate::config::{ContainerConfig, NamespaceMode};
@@ -17,7 +18,7 @@ use crate::entry::FLAG;
 use crate::error::{ErrorKind, RuntimeError};
 use crate::helper::{Event, PidSpace, StdioShape, Task};
 use crate::init::{InitPlan, Order, Report, read_spec};
-use crate::record::{ContainerRecord, Phase, io_error, now};
+use crate::record::{ContainerRecord, Phase, RestoreRecord, Stamp, io_error, now};
 use crate::wire::{Channel, Failure};
 
 /// A container and what its shim holds of it.
@@ -29,6 +30,8 @@ pub(super) struct Container {
     changed: Condvar,
     /// Held for reading by commands while they enter, for writing by a freeze.
     pub(super) gate: std::sync::RwLock<()>,
+    /// Held while a checkpoint is taken.
+    pub(super) checkpoint: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -39,9 +42,20 @@ pub(super) struct State {
     waiting: Option<Channel>,
     pub(super) logs: Option<Arc<Logs>>,
     /// Writing end of its standard input.
-    _stdin: Option<OwnedFd>,
+    pub(super) stdin: Option<OwnedFd>,
+    /// What it is restored from, until it is started.
+    pub(super) source: Option<Source>,
     /// Why it will have ended, when that is known before it ends.
     ending: Option<(&'static str, String)>,
+}
+
+/// What a container is restored from.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) archive: File,
+    /// The container's ends of its standard streams.
+    pub(super) stdio: Vec<OwnedFd>,
+    pub(super) shape: StdioShape,
 }
 
 /// Ends of the pipes and channels of a container that is being made.
@@ -130,9 +144,8 @@ impl Container {
     }
 
     /// Tells it why it will have ended.
-    #[expect(dead_code, reason = "told by a checkpoint that stops")]
-    pub(super) fn expect_end(&self, reason: &'static str, message: String) {
-        self.lock().ending = Some((reason, message));
+    pub(super) fn expect_end(&self, ending: Option<(&'static str, String)>) {
+        self.lock().ending = ending;
     }
 
     /// Lets a created container run.
@@ -147,6 +160,19 @@ impl Container {
         let mut running = state.record.clone();
         running.phase = Phase::Running;
         running.started_at = now();
+        if state.record.restore.is_some() {
+            let resumed = shim.resume(&mut state, &running);
+            if let Err(error) = &resumed {
+                state.ending = Some(("StartError", crate::wire::chain(error)));
+            }
+            drop(state);
+            self.changed.notify_all();
+            if resumed.is_err() {
+                let _ = self.cgroup.kill();
+                self.wait_end(None);
+            }
+            return resumed;
+        }
         channel.send(&Order::Start, &[]).map_err(|e| internal("start", e))?;
         match channel.receive::<Report>() {
             // The channel is closed by exec: the program runs.
@@ -228,8 +254,6 @@ impl Shim {
         let mut streams =
             open_streams(&record.config).map_err(|e| internal("open pipes for", e))?;
         let born = self.bear(&record, cgroup, &streams)?;
-        // The container has them now; here they would keep a pipe open after its end.
-        streams.theirs.clear();
         record.phase = Phase::Created;
         record.pid = Some(born.pid);
         let finished = (|| {
@@ -237,13 +261,24 @@ impl Shim {
                 Some(master) => vec![("stdout", master)],
                 None => streams.ours,
             };
-            let logs = Logs::start(&record.log_path, ours, Partial::default())
+            let source = match &record.restore {
+                Some(restore) => Some(Source {
+                    archive: open_archive(restore)?,
+                    stdio: std::mem::take(&mut streams.theirs),
+                    shape: streams.shape,
+                }),
+                None => None,
+            };
+            let partial = record.restore.as_ref().map(|r| r.partial.clone()).unwrap_or_default();
+            let (logs, threads) = Logs::start(&record.log_path, ours, partial)
                 .map_err(io_error("open the log", &record.log_path))?;
             self.layout.save_container(&record)?;
-            Ok(logs)
+            Ok((logs, threads, source))
         })();
-        let (logs, threads) = match finished {
-            Ok(logs) => logs,
+        // The container has them now; here they would keep a pipe open after its end.
+        streams.theirs.clear();
+        let (logs, threads, source) = match finished {
+            Ok(started) => started,
             Err(error) => {
                 let _ = cryopod_sys::process::pidfd_send_signal(born.pidfd.as_fd(), libc::SIGKILL);
                 self.reaper.wait(born.pid, None);
@@ -259,11 +294,13 @@ impl Shim {
                 pidfd: Some(born.pidfd),
                 waiting: Some(born.channel),
                 logs: Some(logs),
-                _stdin: streams.stdin,
+                stdin: streams.stdin,
+                source,
                 ending: None,
             }),
             changed: Condvar::new(),
             gate: std::sync::RwLock::default(),
+            checkpoint: Mutex::default(),
         });
         lock(&self.containers).insert(id, container.clone());
         let shim = self.clone();
@@ -291,6 +328,7 @@ impl Shim {
             },
             pid: pid_space,
             stdio: streams.shape,
+            clocks: record.restore.as_ref().and_then(|r| r.clocks),
         };
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd())
             .chain(streams.theirs.iter().map(AsFd::as_fd))
@@ -308,6 +346,9 @@ impl Shim {
             },
             Ok(Some((Event::Failed(failure), _))) => return Err(failure.into()),
             Ok(None) => return Err(internal("make", io::Error::other("the helper died"))),
+            Ok(Some(_)) => {
+                return Err(internal("make", io::Error::other("an answer out of turn")));
+            }
             Err(error) => return Err(internal("make", error)),
         };
         let died = || internal("make", io::Error::other("its first process died"));
@@ -388,7 +429,8 @@ impl Shim {
         state.pidfd = None;
         state.waiting = None;
         state.logs = None;
-        state._stdin = None;
+        state.stdin = None;
+        state.source = None;
         if let Err(error) = self.layout.save_container(&state.record) {
             super::door::complain(&error);
         }
@@ -405,6 +447,19 @@ impl Shim {
             lock(&self.containers).remove(id);
         }
     }
+}
+
+/// Opens the archive of a restore; it must be the one that was verified.
+fn open_archive(restore: &RestoreRecord) -> Result<File, RuntimeError> {
+    let path = &restore.archive;
+    let file = File::open(path).map_err(io_error("open", path))?;
+    if Stamp::of(&file).map_err(io_error("look at", path))? == restore.stamp {
+        return Ok(file);
+    }
+    Err(RuntimeError::Shim {
+        kind: ErrorKind::Refused,
+        message: format!("archive {path:?} has changed since it was verified"),
+    })
 }
 
 /// Joins threads that end with the last writer of a pipe, which may be a process that left the

@@ -13,7 +13,9 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::Wanted;
 use super::{Shim, lock};
+use crate::checkpoint::CheckpointReport;
 use crate::config::Resources;
 use crate::error::{ErrorKind, RuntimeError};
 use crate::record::{Phase, io_error};
@@ -42,6 +44,8 @@ pub(crate) enum Request {
     Exec { id: String, command: Vec<String>, limit: Option<u64> },
     /// Open its log anew.
     ReopenLog { id: String },
+    /// Take a checkpoint, in at most this many milliseconds. It is given up when the client hangs up.
+    Checkpoint { id: String, location: PathBuf, stop: bool, with_image: bool, limit: Option<u64> },
     /// Kill everything and end.
     Shutdown,
 }
@@ -54,6 +58,8 @@ pub(crate) enum Response {
     Done,
     /// Whether it is so.
     Answer(bool),
+    /// The checkpoint is taken.
+    Checkpointed(Box<CheckpointReport>),
     /// A command ended; two frames follow with its output.
     Output { exit_code: i32 },
     /// It did not work.
@@ -87,6 +93,36 @@ pub(crate) fn ask(dir: &Path, request: &Request) -> Result<Response, RuntimeErro
     let mut stream = send(dir, request)?;
     let named = io_error("read the answer of", dir.join("shim.sock"));
     match read_json(&mut stream).map_err(named)? {
+        Response::Failed(failure) => Err(failure.into()),
+        response => Ok(response),
+    }
+}
+
+/// Asks the shim in a folder, and takes the question back when `cancelled` says so; the answer is
+/// awaited all the same.
+pub(crate) fn ask_until(
+    dir: &Path,
+    request: &Request,
+    cancelled: impl Fn() -> bool,
+) -> Result<Response, RuntimeError> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut stream = send(dir, request)?;
+    let named = || io_error("read the answer of", dir.join("shim.sock"));
+    let mut taken_back = false;
+    loop {
+        let mut fds = [PollFd::new(&stream, PollFlags::IN)];
+        let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        match poll(&mut fds, Some(&tick)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => break,
+            Err(e) => return Err(named()(e.into())),
+        }
+        if !taken_back && cancelled() {
+            stream.shutdown(std::net::Shutdown::Write).map_err(named())?;
+            taken_back = true;
+        }
+    }
+    match read_json(&mut stream).map_err(named())? {
         Response::Failed(failure) => Err(failure.into()),
         response => Ok(response),
     }
@@ -146,7 +182,7 @@ pub(super) fn serve(shim: &Arc<Shim>, listener: &UnixListener) -> i32 {
 fn answer(shim: &Arc<Shim>, mut stream: UnixStream) {
     let Ok(request) = read_json::<Request>(&mut stream) else { return };
     let shutdown = request == Request::Shutdown;
-    let sent = match handle(shim, request) {
+    let sent = match handle(shim, request, &stream) {
         Ok(Answer::Plain(response)) => write_json(&mut stream, &response),
         Ok(Answer::Output(output)) => {
             write_json(&mut stream, &Response::Output { exit_code: output.exit_code })
@@ -167,7 +203,7 @@ enum Answer {
     Output(ExecOutput),
 }
 
-fn handle(shim: &Arc<Shim>, request: Request) -> Result<Answer, RuntimeError> {
+fn handle(shim: &Arc<Shim>, request: Request, client: &UnixStream) -> Result<Answer, RuntimeError> {
     let millis = Duration::from_millis;
     let response = match request {
         Request::Create { id } => {
@@ -211,6 +247,11 @@ fn handle(shim: &Arc<Shim>, request: Request) -> Result<Answer, RuntimeError> {
                 _ => return Err(container.wrong_state(phase, "only a running one has a log open")),
             }
             Response::Done
+        }
+        Request::Checkpoint { id, location, stop, with_image, limit } => {
+            let container = shim.container(&id)?;
+            let wanted = Wanted { location, stop, with_image, limit: limit.map(millis) };
+            Response::Checkpointed(Box::new(shim.checkpoint(&container, &wanted, client)?))
         }
         Request::Shutdown => {
             shim.shut_down()?;

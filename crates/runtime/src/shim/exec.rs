@@ -103,7 +103,7 @@ impl Shim {
         let (pid, pidfd) = match answer {
             Ok(Some((Event::Made { pid }, fds))) => (pid, fds.into_iter().next().ok_or_else(gone)?),
             Ok(Some((Event::Failed(failure), _))) => return Err(failure.into()),
-            Ok(None) => return Err(gone()),
+            Ok(_) => return Err(gone()),
             Err(error) => return Err(internal("enter", error)),
         };
         if !self.reaper.adopt(pid, &pidfd) {

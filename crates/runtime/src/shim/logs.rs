@@ -23,7 +23,9 @@ const LINE_MAX: usize = 16 << 10;
 /// What was read of a line that has no end yet, by stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Partial {
+    #[serde(with = "crate::wire::hexadecimal")]
     pub(crate) stdout: Vec<u8>,
+    #[serde(with = "crate::wire::hexadecimal")]
     pub(crate) stderr: Vec<u8>,
 }
 

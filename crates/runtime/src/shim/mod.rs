@@ -7,6 +7,7 @@
 //! by helpers, since a process with threads cannot be copied.
 
 mod boot;
+mod checkpoint;
 mod container;
 mod door;
 mod exec;
@@ -20,7 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use boot::{ShimArguments, main};
-pub(crate) use door::{Request, Response, ask, ask_exec};
+pub(crate) use door::{Request, Response, ask, ask_exec, ask_until};
+pub(crate) use logs::Partial;
 
 use crate::record::{Layout, SandboxRecord};
 use container::Container;

@@ -298,14 +298,14 @@ fn lists_filter_by_state_sandbox_label_and_beginning_of_the_id() {
     };
     assert_eq!(list(ContainerFilter::default()), [second.clone(), first.clone()]);
     let running = ContainerFilter { state: Some(ContainerState::Running), ..Default::default() };
-    assert_eq!(list(running), [first.clone()]);
+    assert_eq!(list(running), std::slice::from_ref(&first));
     let of_b = ContainerFilter { sandbox_id: Some(b.clone()), ..Default::default() };
     assert_eq!(list(of_b), [second]);
     let labelled = ContainerFilter {
         labels: [("tier".to_owned(), "front".to_owned())].into(),
         ..Default::default()
     };
-    assert_eq!(list(labelled), [first.clone()]);
+    assert_eq!(list(labelled), std::slice::from_ref(&first));
     assert_eq!(host.runtime.container_status(&first[..20]).unwrap().id, first);
     host.runtime.stop_pod_sandbox(&a).unwrap();
     host.runtime.stop_pod_sandbox(&a).unwrap();

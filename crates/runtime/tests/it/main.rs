@@ -1,5 +1,8 @@
 //! Containers for real: root, namespaces, mounts and cgroups of the machine the tests run on.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what is wanted")]
+
+mod checkpoint;
 mod host;
 mod lifecycle;
 mod security;

@@ -1,0 +1,275 @@
+//! Checkpoint and restore as the shim sees them: a helper does the work, the shim watches it.
+//!
+//! Whatever becomes of the helper, the container's cgroup is thawed, or, when the container was to
+//! be stopped and the archive is whole, killed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Shim;
+use super::container::{Container, State, internal};
+use crate::checkpoint::CheckpointReport;
+use crate::error::{ErrorKind, RuntimeError};
+use crate::helper::dump::{Command, Drained, DumpPlan};
+use crate::helper::restore::RestorePlan;
+use crate::helper::{Event, Task};
+use crate::record::{ContainerRecord, Phase, now};
+use crate::wire::Channel;
+
+/// How long a helper may take to give up before it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A checkpoint that is asked for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) location: PathBuf,
+    pub(super) stop: bool,
+    pub(super) with_image: bool,
+    pub(super) limit: Option<Duration>,
+}
+
+/// Why a helper is told to give up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GivenUp {
+    /// The client is gone or wants no more.
+    Client,
+    /// Time is over.
+    Time,
+}
+
+impl Shim {
+    /// Takes a checkpoint; `client` is watched, and when it hangs up, or says anything more, the
+    /// checkpoint is given up.
+    pub(super) fn checkpoint(
+        &self,
+        container: &Container,
+        wanted: &Wanted,
+        client: &UnixStream,
+    ) -> Result<CheckpointReport, RuntimeError> {
+        // One at a time: a tree has one tracer.
+        let _one = container.checkpoint.lock();
+        let plan = {
+            let state = container.lock();
+            let running = "only a running one can be checkpointed";
+            match (state.record.phase, state.record.pid, &state.logs) {
+                (Phase::Running, Some(pid), Some(logs)) => DumpPlan {
+                    layout: self.layout.clone(),
+                    sandbox: self.sandbox.id.clone(),
+                    id: container.id.clone(),
+                    pid,
+                    location: wanted.location.clone(),
+                    descriptors: descriptors(&state, &logs.descriptors()),
+                    stop: wanted.stop,
+                    with_image: wanted.with_image,
+                },
+                (phase, ..) => return Err(container.wrong_state(phase, running)),
+            }
+        };
+        if wanted.stop {
+            let why = format!("checkpointed to {:?} and stopped", wanted.location);
+            container.expect_end(Some(("Checkpointed", why)));
+        }
+        let result = self.watch_dump(container, plan, wanted, client);
+        match &result {
+            Ok(_) if wanted.stop => {
+                let _ = container.cgroup.kill();
+                container.wait_end(None);
+            }
+            _ => {
+                container.expect_end(None);
+                container.cgroup.thaw()?;
+            }
+        }
+        result
+    }
+
+    fn watch_dump(
+        &self,
+        container: &Container,
+        plan: DumpPlan,
+        wanted: &Wanted,
+        client: &UnixStream,
+    ) -> Result<CheckpointReport, RuntimeError> {
+        let deadline = wanted.limit.and_then(|l| Instant::now().checked_add(l));
+        let dir = plan.location.parent().map(PathBuf::from);
+        // Commands that are entering are waited for; new ones wait until the thaw.
+        let mut gate = Some(container.gate.write());
+        let (helper, channel) = self.start_helper(&Task::Dump(plan), &[])?;
+        let mut given_up: Option<(GivenUp, Instant)> = None;
+        let result = loop {
+            let wake = given_up.map(|(_, at)| at + PATIENCE).or(deadline);
+            let (said, hung_up) = wait_for_either(&channel, client, given_up.is_some(), wake);
+            let now = Instant::now();
+            if given_up.is_none() {
+                if hung_up {
+                    given_up = Some((GivenUp::Client, now));
+                } else if deadline.is_some_and(|d| now >= d) {
+                    given_up = Some((GivenUp::Time, now));
+                }
+                if given_up.is_some() {
+                    let _ = channel.send(&Command::Cancel, &[]);
+                }
+            }
+            if given_up.is_some_and(|(_, at)| now >= at + PATIENCE) {
+                let _ = cryopod_sys::process::kill(helper, libc::SIGKILL);
+            }
+            if !said {
+                continue;
+            }
+            match channel.receive::<Event>() {
+                Ok(Some((Event::Drain, _))) => {
+                    if let Err(error) = answer_drain(container, &channel) {
+                        super::door::complain(&error);
+                        let _ = cryopod_sys::process::kill(helper, libc::SIGKILL);
+                    }
+                }
+                Ok(Some((Event::Thawed, _))) => {
+                    gate.take();
+                }
+                Ok(Some((Event::Checkpointed(report), _))) => break Ok(*report),
+                Ok(Some((Event::Failed(failure), _))) => break Err(failure.into()),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => {
+                    let died = io::Error::other("the process that took the checkpoint died");
+                    break Err(internal("checkpoint", died));
+                }
+            }
+        };
+        drop(channel);
+        self.reaper.wait(helper, None);
+        // What a killed helper has left has no lock any more.
+        if result.is_err()
+            && let Some(dir) = dir
+        {
+            let _ = cryopod_archive::remove_partial(&dir);
+        }
+        match (result, given_up) {
+            (Ok(report), _) => Ok(report),
+            (Err(_), Some((GivenUp::Time, _))) => Err(RuntimeError::Shim {
+                kind: ErrorKind::DeadlineExceeded,
+                message: format!(
+                    "the checkpoint took longer than {} s",
+                    wanted.limit.unwrap_or_default().as_secs()
+                ),
+            }),
+            (Err(_), Some((GivenUp::Client, _))) => {
+                Err(RuntimeError::Cancelled { what: "the checkpoint" })
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Restores the checkpoint a container was made from into its waiting first process. Its state
+    /// is locked all the while.
+    pub(super) fn resume(
+        &self,
+        state: &mut State,
+        running: &ContainerRecord,
+    ) -> Result<(), RuntimeError> {
+        let (Some(restore), Some(pid)) = (&state.record.restore, state.record.pid) else {
+            return Err(internal("restore", io::Error::other("it was not made from an archive")));
+        };
+        let Some(source) = state.source.take() else {
+            return Err(internal("restore", io::Error::other("its archive is not open")));
+        };
+        let plan = RestorePlan {
+            pid,
+            archive: restore.archive.clone(),
+            stamp: restore.stamp,
+            descriptors: restore.descriptors.clone(),
+            tmpfs: restore.tmpfs.clone(),
+            stdio: source.shape,
+        };
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(source.archive.as_fd())
+            .chain(source.stdio.iter().map(AsFd::as_fd))
+            .collect();
+        let (helper, channel) = self.start_helper(&Task::Restore(plan), &fds)?;
+        drop(fds);
+        drop(source);
+        let result = loop {
+            match channel.receive::<Event>() {
+                Ok(Some((Event::Restored, _))) => {
+                    // On disk before the first instruction: whoever looks then sees it running.
+                    let mut running = running.clone();
+                    running.started_at = now();
+                    if let Err(error) = self.layout.save_container(&running) {
+                        break Err(error);
+                    }
+                    state.record = running;
+                    if let Err(error) = channel.send(&Command::Release, &[]) {
+                        break Err(internal("release", error));
+                    }
+                }
+                Ok(Some((Event::Released, _))) => break Ok(()),
+                Ok(Some((Event::Failed(failure), _))) => break Err(failure.into()),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => {
+                    let died = io::Error::other("the process that restored it died");
+                    break Err(internal("restore", died));
+                }
+            }
+        };
+        drop(channel);
+        self.reaper.wait(helper, None);
+        result
+    }
+}
+
+/// Waits until the helper says something, the client hangs up or says something, or `wake`.
+fn wait_for_either(
+    channel: &Channel,
+    client: &UnixStream,
+    ignore_client: bool,
+    wake: Option<Instant>,
+) -> (bool, bool) {
+    let timeout =
+        wake.map(|at| at.saturating_duration_since(Instant::now())).map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+    let mut fds = vec![PollFd::new(channel, PollFlags::IN)];
+    if !ignore_client {
+        fds.push(PollFd::new(client, PollFlags::IN | PollFlags::RDHUP));
+    }
+    if poll(&mut fds, timeout.as_ref()).is_err() {
+        return (false, false);
+    }
+    let said = !fds[0].revents().is_empty();
+    let hung_up = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+    (said, hung_up)
+}
+
+fn answer_drain(container: &Container, channel: &Channel) -> Result<(), RuntimeError> {
+    let logs = container.lock().logs.clone();
+    let snapshot = match logs {
+        Some(logs) => logs.drain().map_err(|e| internal("drain the log of", e))?,
+        None => return Err(internal("drain the log of", io::Error::other("it has ended"))),
+    };
+    let (file, log_bytes) = match snapshot.file {
+        Some((file, bytes)) => (Some(file), bytes),
+        None => (None, 0),
+    };
+    let command = Command::Drained(Drained { partial: snapshot.partial, log_bytes });
+    let fds: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+    channel.send(&command, &fds).map_err(|e| internal("drain the log of", e))
+}
+
+/// The names of the descriptors 0 to 2, as `descriptors.json` has them.
+fn descriptors(state: &State, streams: &[(&'static str, String)]) -> [String; 3] {
+    let named = |wanted: &str| {
+        streams
+            .iter()
+            .find(|(name, _)| *name == wanted)
+            .map_or_else(|| "/dev/null".to_owned(), |(_, pipe)| pipe.clone())
+    };
+    let stdin = state.stdin.as_ref().and_then(|fd| {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        Some(format!("pipe:[{}]", stat.st_ino))
+    });
+    [stdin.unwrap_or_else(|| "/dev/null".into()), named("stdout"), named("stderr")]
+}
