@@ -1,5 +1,5 @@
-//! The demo's container: it counts, tells every value, and watches the clock for the longest time it
-//! was not running.
+//! The demo's container: it counts, tells every value, and with it the longest time it was not
+//! running since the value before.
 //!
 //! The value lies in a page of its own behind a mark, so that the demo can read it in the archive's
 //! memory. The mark is given bit by bit inverted, otherwise it would be found in the arguments, too.
@@ -41,14 +41,14 @@ pub(crate) fn mark(argument: &str) -> Option<[u8; 16]> {
 
 /// The line in which the counter tells a value.
 pub(crate) fn told(value: u64, longest: Duration) -> String {
-    format!("value {value} longest-gap-us {}", longest.as_micros())
+    format!("value {value} gap-us {}", longest.as_micros())
 }
 
 /// Value and longest gap (microseconds) of such a line.
 pub(crate) fn heard(line: &str) -> Option<(u64, u64)> {
     let mut words = line.split_whitespace();
     match (words.next(), words.next(), words.next(), words.next()) {
-        (Some("value"), Some(value), Some("longest-gap-us"), Some(gap)) => {
+        (Some("value"), Some(value), Some("gap-us"), Some(gap)) => {
             Some((value.parse().ok()?, gap.parse().ok()?))
         }
         _ => None,
@@ -59,9 +59,9 @@ pub(crate) fn heard(line: &str) -> Option<(u64, u64)> {
 pub(crate) fn run(args: &CounterArgs) -> anyhow::Result<()> {
     let mark = mark(&args.mark).context("the mark is not 32 hexadecimal digits")?;
     let mut page = Box::new(Page { mark, value: 0 });
-    let mut longest = Duration::ZERO;
     let mut last = Instant::now();
     loop {
+        let mut longest = Duration::ZERO;
         for _ in 0..LOOKS_PER_VALUE {
             std::thread::sleep(LOOK);
             let now = Instant::now();
@@ -98,7 +98,7 @@ mod tests {
     fn what_is_told_is_heard() {
         let line = told(7, Duration::from_micros(1234));
         assert_eq!(heard(&line), Some((7, 1234)));
-        assert_eq!(heard("value x longest-gap-us 1"), None);
+        assert_eq!(heard("value x gap-us 1"), None);
     }
 
     #[test]

@@ -61,22 +61,23 @@ async fn play(stage: &Stage) -> anyhow::Result<()> {
     let mark = fresh_mark()?;
     let first = begin(stage, counter_config(&mark)?).await?;
     let log = log_of(stage, &first).await?;
-    let (before, gap_before) = told_at_least(&log, ENOUGH).await?;
+    let before = told_at_least(&log, ENOUGH).await?;
     print::line(format_args!(
         "2. Pod {NAMESPACE}/{POD} runs; its container counts: {before}. \
          It was never off for more than {}.",
-        micros(gap_before)
+        micros(longest_gap(&log, 0..=before)?)
     ))?;
 
+    let asked_at = heard_last(&log)?;
     let (archive, answer) = checkpoint(stage).await?;
-    let (at_answer, _) = heard_last(&log)?.context("the counter's log is empty")?;
-    let (_, gap_after) = told_at_least(&log, at_answer + ENOUGH).await?;
+    // The value under way when it answered is the last one the freeze can have delayed.
+    let answered_at = heard_last(&log)? + 1;
+    told_at_least(&log, answered_at + ENOUGH).await?;
     print::line(format_args!("   answer: {answer}"))?;
     show_archive(&archive)?;
     print::line(format_args!(
-        "   The container itself noticed: it was once off for {} (before: {}).",
-        micros(gap_after),
-        micros(gap_before)
+        "   Meanwhile the container went on to {answered_at}, and was at most off for {}.",
+        micros(longest_gap(&log, asked_at..=answered_at)?)
     ))?;
     let stored = stored_value(&archive, &mark)?;
     print::line(format_args!("   In the archive's memory the counter stands at {stored}."))?;
@@ -86,19 +87,19 @@ async fn play(stage: &Stage) -> anyhow::Result<()> {
         .stop_container(&first.id, std::time::Duration::ZERO)
         .await
         .context("kill the container")?;
-    let (last, _) = heard_last(&log)?.context("the counter's log is empty")?;
+    let last = heard_last(&log)?;
     ensure!(last > stored, "the container did not go on after its checkpoint");
     print::line(format_args!("4. The container went on to {last}, and is killed now."))?;
 
     let second = begin(stage, restore_config(&archive)?).await?;
     let log = log_of(stage, &second).await?;
-    let (resumed, _) = heard_first(&log).await?;
+    let resumed = heard_first(&log).await?;
     // It was frozen either before or after it told the value it had reached.
     ensure!(
         resumed == stored || resumed == stored + 1,
         "the restored container went on with {resumed} instead of {stored}"
     );
-    let (now, _) = told_at_least(&log, stored + ENOUGH).await?;
+    let now = told_at_least(&log, stored + ENOUGH).await?;
     print::line(format_args!(
         "5. Restored from the archive, it went on with {resumed}, and counts: {now}."
     ))
@@ -180,28 +181,35 @@ fn heard(log: &Path) -> anyhow::Result<Vec<(u64, u64)>> {
         .collect()
 }
 
-fn heard_last(log: &Path) -> anyhow::Result<Option<(u64, u64)>> {
-    Ok(heard(log)?.last().copied())
+/// The last value told; 0 before the first.
+fn heard_last(log: &Path) -> anyhow::Result<u64> {
+    Ok(heard(log)?.last().map_or(0, |told| told.0))
 }
 
-async fn told_at_least(log: &Path, value: u64) -> anyhow::Result<(u64, u64)> {
+/// The longest gap (microseconds) told with these values.
+fn longest_gap(log: &Path, values: std::ops::RangeInclusive<u64>) -> anyhow::Result<u64> {
+    let told = heard(log)?.into_iter().filter(|told| values.contains(&told.0));
+    told.map(|told| told.1).max().context("the counter told no gap")
+}
+
+async fn told_at_least(log: &Path, value: u64) -> anyhow::Result<u64> {
     let until = Instant::now() + SOON;
     loop {
         let last = heard_last(log)?;
-        match last {
-            Some(told) if told.0 >= value => return Ok(told),
-            _ if Instant::now() > until => {
-                let at = last.map_or_else(|| "nothing".to_owned(), |told| told.0.to_string());
-                bail!("the counter told {at} and then no more, {value} was expected");
-            }
-            _ => sleep(LOOK).await,
+        if last >= value {
+            return Ok(last);
         }
+        ensure!(
+            Instant::now() < until,
+            "the counter told {last} and then no more; {value} was expected"
+        );
+        sleep(LOOK).await;
     }
 }
 
-async fn heard_first(log: &Path) -> anyhow::Result<(u64, u64)> {
-    told_at_least(log, 0).await?;
-    heard(log)?.first().copied().context("the counter's log is empty")
+async fn heard_first(log: &Path) -> anyhow::Result<u64> {
+    told_at_least(log, 1).await?;
+    heard(log)?.first().map(|told| told.0).context("the counter's log is empty")
 }
 
 /// Asks the HTTPS door for a checkpoint; gives the archive and the answer's text.
