@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::args::CounterArgs;
 
@@ -25,18 +25,19 @@ struct Page {
     value: u64,
 }
 
-/// The mark as it lies in memory, from the argument.
-pub(crate) fn mark(argument: &str) -> Option<[u8; 16]> {
-    let mut mark = [0; 16];
+/// Writes the mark, as it lies in memory, from the argument; false when the argument is none. In
+/// place: a copy on the stack would be found, too.
+pub(crate) fn write_mark(argument: &str, mark: &mut [u8; 16]) -> bool {
     let digits = argument.as_bytes();
-    if digits.len() != 32 {
-        return None;
+    if digits.len() != 2 * mark.len() {
+        return false;
     }
     for (byte, pair) in mark.iter_mut().zip(digits.chunks_exact(2)) {
-        let text = std::str::from_utf8(pair).ok()?;
-        *byte = !u8::from_str_radix(text, 16).ok()?;
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else { return false };
+        *byte = !u8::try_from(high << 4 | low).unwrap_or_default();
     }
-    Some(mark)
+    true
 }
 
 /// The line in which the counter tells a value.
@@ -57,8 +58,8 @@ pub(crate) fn heard(line: &str) -> Option<(u64, u64)> {
 
 /// Counts until it is stopped.
 pub(crate) fn run(args: &CounterArgs) -> anyhow::Result<()> {
-    let mark = mark(&args.mark).context("the mark is not 32 hexadecimal digits")?;
-    let mut page = Box::new(Page { mark, value: 0 });
+    let mut page = Box::new(Page { mark: [0; 16], value: 0 });
+    ensure!(write_mark(&args.mark, &mut page.mark), "the mark is not 32 hexadecimal digits");
     let mut last = Instant::now();
     loop {
         let mut longest = Duration::ZERO;
@@ -103,12 +104,13 @@ mod tests {
 
     #[test]
     fn the_value_is_found_behind_the_mark() {
-        let mark = mark("000102030405060708090a0b0c0d0e0f").unwrap();
+        let mut mark = [0; 16];
+        assert!(write_mark("000102030405060708090a0b0c0d0e0f", &mut mark));
         assert_eq!(mark[0], 0xff);
         let mut memory = vec![0; 8192];
         memory[4096..4112].copy_from_slice(&mark);
         memory[4112..4120].copy_from_slice(&42u64.to_le_bytes());
         assert_eq!(values_in(&memory, &mark), [42]);
-        assert!(super::mark("short").is_none());
+        assert!(!write_mark("short", &mut mark));
     }
 }

@@ -93,16 +93,32 @@ async fn play(stage: &Stage) -> anyhow::Result<()> {
 
     let second = begin(stage, restore_config(&archive)?).await?;
     let log = log_of(stage, &second).await?;
-    let resumed = heard_first(&log).await?;
+    let now = told_at_least(&log, stored + ENOUGH).await?;
+    let resumed = resumed_at(&archive, &log)?;
     // It was frozen either before or after it told the value it had reached.
     ensure!(
         resumed == stored || resumed == stored + 1,
         "the restored container went on with {resumed} instead of {stored}"
     );
-    let now = told_at_least(&log, stored + ENOUGH).await?;
     print::line(format_args!(
         "5. Restored from the archive, it went on with {resumed}, and counts: {now}."
     ))
+}
+
+/// The first value told after the restore. The log goes on, too: it begins with what was told before
+/// the checkpoint, and no value is missing or told twice.
+fn resumed_at(archive: &Path, log: &Path) -> anyhow::Result<u64> {
+    const LOG_ENTRY: &str = "io.kubernetes.cri-o.LogPath";
+    let before = Archive::open(archive)
+        .and_then(|archive| archive.read(LOG_ENTRY, 1 << 20))
+        .context("read the log in the archive")?;
+    let before = heard_in(&String::from_utf8_lossy(&before))?;
+    let after = heard(log)?;
+    for (told, expected) in after.iter().zip(1..) {
+        ensure!(told.0 == expected, "the log tells {} where {expected} belongs", told.0);
+    }
+    let next = after.get(before.len()).context("the restored container tells nothing")?;
+    Ok(next.0)
 }
 
 /// 32 hexadecimal digits nobody else has.
@@ -167,10 +183,15 @@ async fn log_of(stage: &Stage, made: &Made) -> anyhow::Result<PathBuf> {
     Ok(answer.status.unwrap_or_default().log_path.into())
 }
 
-/// Every value told so far. The last line may not be whole yet.
+/// Every value and gap told so far.
 fn heard(log: &Path) -> anyhow::Result<Vec<(u64, u64)>> {
     let text = std::fs::read_to_string(log)
         .with_context(|| format!("read the container's log {}", log.display()))?;
+    heard_in(&text)
+}
+
+/// Values and gaps in the text of a log, whose last line may not be whole yet.
+fn heard_in(text: &str) -> anyhow::Result<Vec<(u64, u64)>> {
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole
         .lines()
@@ -205,11 +226,6 @@ async fn told_at_least(log: &Path, value: u64) -> anyhow::Result<u64> {
         );
         sleep(LOOK).await;
     }
-}
-
-async fn heard_first(log: &Path) -> anyhow::Result<u64> {
-    told_at_least(log, 1).await?;
-    heard(log)?.first().map(|told| told.0).context("the counter's log is empty")
 }
 
 /// Asks the HTTPS door for a checkpoint; gives the archive and the answer's text.
@@ -264,10 +280,11 @@ fn show_archive(path: &Path) -> anyhow::Result<()> {
 
 /// The counter's value in the memory the archive holds.
 fn stored_value(archive: &Path, mark: &str) -> anyhow::Result<u64> {
-    let mark = counter::mark(mark).context("the mark is no mark")?;
+    let mut marked = [0; 16];
+    ensure!(counter::write_mark(mark, &mut marked), "{mark:?} is no mark");
     let bytes =
         std::fs::read(archive).with_context(|| format!("read archive {}", archive.display()))?;
-    match counter::values_in(&bytes, &mark)[..] {
+    match counter::values_in(&bytes, &marked)[..] {
         [value] => Ok(value),
         ref all => bail!("the counter's page is {} times in the archive", all.len()),
     }
