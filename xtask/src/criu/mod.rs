@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::sid::{Guest, Sid};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// `criu dump`: the guest is ended by it.
 pub(crate) fn dump(sid: &Sid, guest: &Guest, options: &[&str]) -> Result<()> {
@@ -27,8 +27,8 @@ fn command(sid: &Sid, guest: &Guest, verb: &str, own: &[&str], options: &[&str])
     arguments.extend(["-v4", "-o", &log, "-D"].map(OsStr::new));
     arguments.push(images.as_os_str());
     arguments.extend(own.iter().chain(options).map(OsStr::new));
-    let output = sid.run(&arguments, LIMIT)?;
-    if output.status.success() {
+    let answer = sid.run(&arguments, LIMIT)?;
+    if answer.status.success() {
         return Ok(());
     }
     let text = guest.log(&log);
@@ -38,10 +38,6 @@ fn command(sid: &Sid, guest: &Guest, verb: &str, own: &[&str], options: &[&str])
         // said on every machine of ours and harmless there
         .filter(|line| !line.contains("Can't setup RLIMIT_NOFILE for self"))
         .collect();
-    let words = if errors.is_empty() {
-        String::from_utf8_lossy(&output.stderr).trim().to_owned()
-    } else {
-        errors.join("; ")
-    };
-    bail!("criu {verb}: {words} ({})", output.status)
+    let words = if errors.is_empty() { answer.text } else { errors.join("; ") };
+    bail!("criu {verb}: {words} ({})", answer.status)
 }

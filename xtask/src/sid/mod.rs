@@ -1,17 +1,56 @@
 //! The Debian sid tree with the real peers of this field, made by a script that is not part of this repository.
 
 use std::ffi::OsStr;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cryopod_testkit::{Verdict, Victim, Workplace, isolate};
+use cryopod_testkit::{Verdict, Victim, Workplace, isolate, reap};
 
 /// The checkout.
 pub(crate) fn checkout() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest).to_owned()
+}
+
+/// How a command ended, and what it printed.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Its exit.
+    pub(crate) status: ExitStatus,
+    /// Standard output and error.
+    pub(crate) text: String,
+}
+
+impl Answer {
+    /// Runs it to its end, in a session of its own. It prints into a file: a process that it leaves behind would keep a
+    /// pipe open.
+    pub(crate) fn of(mut command: Command) -> Result<Self> {
+        let mut file = tempfile::tempfile()?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file.try_clone()?);
+        isolate(&mut command);
+        let status = command.status().with_context(|| format!("start {command:?}"))?;
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        Ok(Answer { status, text: String::from_utf8_lossy(&bytes).trim().to_owned() })
+    }
+}
+
+/// Ends what a command left behind: the processes with `part` in their command line, which must be a name of one run.
+pub(crate) fn sweep(part: &Path) {
+    let part = part.as_os_str().as_bytes();
+    let Ok(listing) = std::fs::read_dir("/proc") else { return };
+    let pids = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids.filter(|pid| *pid != std::process::id()) {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.windows(part.len()).any(|window| window == part) {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+    }
 }
 
 /// The tree, made and reachable.
@@ -60,14 +99,12 @@ impl Sid {
         command
     }
 
-    /// Runs a command in the tree and waits for it, at most `limit`.
-    pub(crate) fn run(&self, arguments: &[&OsStr], limit: Duration) -> Result<Output> {
-        let (program, rest) = arguments.split_first().context("no command")?;
-        let mut command = Command::new("timeout");
-        command.args(["-k", "2", &limit.as_secs().to_string()]).arg(&self.script);
-        command.arg("run").arg(program).args(rest).stdin(Stdio::null());
-        isolate(&mut command);
-        command.output().with_context(|| format!("start {}", program.display()))
+    /// Runs a command in the tree for at most `limit`. The clock runs inside: ending `nsenter` would not end what it
+    /// started.
+    pub(crate) fn run(&self, arguments: &[&OsStr], limit: Duration) -> Result<Answer> {
+        let mut command = self.command("timeout");
+        command.args(["-s", "KILL", &limit.as_secs().to_string()]).args(arguments);
+        Answer::of(command)
     }
 }
 
@@ -160,6 +197,8 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.place.kill_all();
+        sweep(&self.inside);
+        reap();
         if self.keep {
             eprintln!("kept {}", self.host.display());
         } else if let Err(error) = std::fs::remove_dir_all(&self.host) {
