@@ -83,7 +83,21 @@ impl Connections {
             let door = Arc::clone(&self.door);
             let certificates = Arc::clone(&certificates);
             let running = activity.begin();
+            // hyper's own limit is looked at between reads only: a header that came in whole with
+            // the last one would pass.
+            let header: usize = request
+                .headers()
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len())
+                .sum();
+            let too_large =
+                header > usize::try_from(self.limits.header_bytes).unwrap_or(usize::MAX);
             async move {
+                if too_large {
+                    drop(running);
+                    let status = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                    return Ok::<_, Infallible>(crate::reply::text(status, ""));
+                }
                 let reply = door.answer(request, &certificates, peer).await;
                 drop(running);
                 Ok::<_, Infallible>(reply)
