@@ -9,9 +9,12 @@ mod certificates;
 mod client;
 mod harness;
 
+mod checkpoints;
 mod command_line;
 mod containers;
 mod crash;
 mod cri;
+mod demo;
 mod doors;
 mod https;
+mod images;

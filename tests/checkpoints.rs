@@ -1,0 +1,206 @@
+//! Checkpoint and restore by the commands: what is captured goes on, here and elsewhere, and what
+//! cannot be done leaves nothing behind.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::containers::{counting, last_count};
+use crate::harness::{Node, stderr, wait_for};
+use crate::images::make_root;
+
+const COUNTER: &str = "default/counter/counter";
+
+fn checkpoint(node: &Node, more: &[&str]) -> PathBuf {
+    let mut args = vec!["checkpoint", COUNTER];
+    args.extend(more);
+    PathBuf::from(node.ok(args).trim())
+}
+
+fn archives(node: &Node) -> Vec<serde_json::Value> {
+    serde_json::from_str(&node.ok(["list", "--output", "json"])).unwrap()
+}
+
+/// Every number a container told, by its log.
+fn told(node: &Node, target: &str) -> Vec<u64> {
+    node.ok(["logs", target]).lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// Every number once and in order.
+fn assert_whole(numbers: &[u64]) {
+    for (number, expected) in numbers.iter().zip(1..) {
+        assert_eq!(*number, expected, "{numbers:?}");
+    }
+}
+
+#[test]
+fn a_container_goes_on_after_its_checkpoint_and_from_it() {
+    let node = Node::start();
+    counting(&node, "counter");
+    wait_for("some numbers", || (last_count(&node, "counter") > 10).then_some(()));
+    let archive = checkpoint(&node, &[]);
+    assert_eq!(archive.parent(), Some(node.checkpoints().as_path()));
+    assert_eq!(archive.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let at = last_count(&node, "counter");
+    wait_for("it to go on", || (last_count(&node, "counter") > at + 10).then_some(()));
+
+    let listed = archives(&node);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["archive"], archive.to_str().unwrap());
+    for (key, value) in [("namespace", "default"), ("pod", "counter"), ("container", "counter")] {
+        assert_eq!(listed[0][key], value);
+    }
+
+    node.ok(["stop", "--grace", "0", COUNTER]);
+    let all = told(&node, COUNTER);
+    assert_whole(&all);
+    let last = *all.last().unwrap();
+    node.ok(["restore", archive.to_str().unwrap()]);
+    wait_for("it to count again", || (last_count(&node, "counter") > last).then_some(()));
+    // The log goes on, too: nothing lost, nothing told twice.
+    assert_whole(&told(&node, COUNTER));
+}
+
+#[test]
+fn stop_captures_and_stops_in_one_freeze() {
+    let node = Node::start();
+    counting(&node, "counter");
+    wait_for("some numbers", || (last_count(&node, "counter") > 5).then_some(()));
+    let archive = checkpoint(&node, &["--stop"]);
+    assert_eq!(node.ps()[0]["state"], "exited");
+    let before = told(&node, COUNTER);
+    node.ok(["restore", archive.to_str().unwrap()]);
+    let again = wait_for("more numbers", || {
+        let again = told(&node, COUNTER);
+        (again.len() > before.len() + 5).then_some(again)
+    });
+    // It told nothing after it was captured, and goes on with the very next number.
+    assert_whole(&before);
+    assert_whole(&again);
+}
+
+#[test]
+fn probes_go_on_through_twenty_checkpoints() {
+    let node = Node::start();
+    counting(&node, "counter");
+    std::thread::scope(|scope| {
+        let probing = scope.spawn(|| {
+            let mut probes = 0;
+            while archives(&node).len() < 20 {
+                node.ok(["exec", COUNTER, "--", "/bin/true"]);
+                probes += 1;
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            probes
+        });
+        for _ in 0..20 {
+            checkpoint(&node, &[]);
+        }
+        assert!(probing.join().unwrap() > 0);
+    });
+    assert_whole(&told(&node, COUNTER));
+}
+
+#[test]
+fn a_restore_with_its_image_works_on_a_node_that_knows_nothing() {
+    let from = Node::start();
+    let root = from.folder().join("root");
+    make_root(&root);
+    let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
+    let root_text = root.to_str().unwrap();
+    from.ok(["run", "--name", "counter", "--rootfs", root_text, "--", "/bin/sh", "-c", script]);
+    wait_for("some numbers", || (last_count(&from, "counter") > 5).then_some(()));
+    let with = checkpoint(&from, &["--with-image", "--stop"]);
+
+    let to = Node::start();
+    let carried = to.folder().join("carried.tar");
+    std::fs::rename(&with, &carried).unwrap();
+    std::fs::rename(&root, from.folder().join("elsewhere")).unwrap();
+    to.ok(["restore", carried.to_str().unwrap()]);
+    wait_for("it to count", || (last_count(&to, "counter") > 30).then_some(()));
+    assert_whole(&told(&to, COUNTER));
+}
+
+#[test]
+fn what_cannot_be_done_says_so_and_leaves_nothing() {
+    let node = Node::start();
+    node.fails(3, ["checkpoint", COUNTER]);
+    counting(&node, "counter");
+    let taken = node.folder().join("taken.tar");
+    std::fs::write(&taken, "mine").unwrap();
+    let text = node.fails(4, ["checkpoint", COUNTER, "--archive", taken.to_str().unwrap()]);
+    assert!(text.contains("is there already"), "{text}");
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "mine");
+    let nowhere = node.folder().join("no/such/folder.tar");
+    node.fails(1, ["checkpoint", COUNTER, "--archive", nowhere.to_str().unwrap()]);
+    node.ok(["stop", "--grace", "0", COUNTER]);
+    let text = node.fails(4, ["checkpoint", COUNTER]);
+    assert!(text.contains("exited"), "{text}");
+    assert!(archives(&node).is_empty());
+    assert_eq!(std::fs::read_dir(node.checkpoints()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_damaged_archive_is_refused_and_nothing_is_made() {
+    let node = Node::start();
+    counting(&node, "counter");
+    let archive = checkpoint(&node, &[]);
+    node.ok(["rm", "--force", "default/counter"]);
+    let good = std::fs::read(&archive).unwrap();
+    let bad = node.folder().join("bad.tar");
+    for part in 0..20 {
+        let cut = good.len() * part / 20;
+        std::fs::write(&bad, &good[..cut]).unwrap();
+        let output = node.run(["restore", bad.to_str().unwrap()]);
+        assert!(!output.status.success(), "cut at {cut} was restored");
+        assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+        assert!(node.ps().is_empty(), "cut at {cut} left something");
+    }
+    // The first page of memory is there to be verified: one bit of it is enough.
+    let mut flipped = good;
+    let at = flipped.len() * 2 / 3;
+    flipped[at] ^= 1;
+    std::fs::write(&bad, &flipped).unwrap();
+    node.run(["restore", bad.to_str().unwrap()]);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    node.run(["rm", "--force", "default/counter"]);
+    assert!(node.ps().is_empty(), "{mounts}");
+}
+
+#[test]
+fn a_server_killed_during_checkpoints_leaves_no_part_of_one() {
+    let mut node = Node::start();
+    counting(&node, "counter");
+    for round in 0..50u64 {
+        let asked = node
+            .command(["checkpoint", COUNTER])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Spread over the time one takes: from before it begins until after it ended.
+        std::thread::sleep(std::time::Duration::from_millis(round * 7 % 97));
+        node.end_server(Signal::KILL);
+        let mut asked = asked;
+        wait_for("the command's end", || asked.try_wait().unwrap());
+        node.restart();
+        let verified = archives(&node);
+        let files = std::fs::read_dir(node.checkpoints()).unwrap();
+        let shown = files
+            .filter(|file| {
+                let path = file.as_ref().unwrap().path();
+                path.extension().is_some_and(|extension| extension == "tar")
+            })
+            .count();
+        assert_eq!(verified.len(), shown, "round {round}: a part of an archive is shown");
+    }
+    let archive = wait_for("a checkpoint to succeed", || {
+        let output = node.run(["checkpoint", COUNTER]);
+        output.status.success().then(|| PathBuf::from(crate::harness::stdout(&output).trim()))
+    });
+    assert_whole(&told(&node, COUNTER));
+    let listing = Command::new("tar").arg("tf").arg(&archive).output().unwrap();
+    assert!(listing.status.success(), "{}", stderr(&listing));
+}
