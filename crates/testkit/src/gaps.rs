@@ -8,7 +8,6 @@
 const GAPS: &[(&str, &str)] = &[
     ("posix_timers_full", "a pending timer signal comes back without its overrun count"),
     ("memory_full", "whether a mapping counts as committed memory (VmFlags ac) can differ"),
-    ("seccomp_strict", "seccomp's strict mode is refused"),
     ("sched_full", "cpu affinity is not set again"),
     ("attributes_full", "timer slack is not set again"),
     ("files_unlinked", "unlinked files are refused"),

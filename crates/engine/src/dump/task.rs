@@ -11,8 +11,10 @@ use crate::areas::{self, Backing, Kind};
 use crate::error::{DumpError, Refusal};
 use crate::files::Collector;
 use crate::inject::calls::Scratch;
+use crate::inject::guard::Guard;
 use crate::inject::interrupted::{self, Resolution};
-use crate::inject::{Remote, Space, frame};
+use crate::inject::site::Site;
+use crate::inject::{Remote, Space};
 use crate::proc::maps::Area;
 use crate::proc::{self, limits, maps, stat, status};
 use crate::seccomp::Filters;
@@ -20,17 +22,34 @@ use crate::seize::Task;
 use crate::store::ImageSink;
 use crate::{credentials, memory, registers, signals, timers};
 
-/// Engine memory in the target: arguments and results below, one frame above.
-const SCRATCH: u64 = 64 * 1024;
-/// Where in the scratch memory the frame of a thread begins.
-const FRAME_AT: u64 = 16 * 1024;
-
 const PR_GET_TID_ADDRESS: i32 = 40;
 const PR_GET_THP_DISABLE: i32 = 42;
 const PR_GET_CHILD_SUBREAPER: i32 = 37;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 /// rseq size of the first version of the interface.
 const RSEQ_SIZE: u32 = 32;
+
+/// The remote calls of a dump: name, number, arguments that a filter may look at.
+const ASKED: &[(&str, i64, [u64; 6])] = &[
+    ("rt_sigreturn", libc::SYS_rt_sigreturn, [0; 6]),
+    ("prctl(PR_GET_TID_ADDRESS)", libc::SYS_prctl, [PR_GET_TID_ADDRESS as u64, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_PDEATHSIG)", libc::SYS_prctl, [libc::PR_GET_PDEATHSIG as u64, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_DUMPABLE)", libc::SYS_prctl, [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_SECUREBITS)", libc::SYS_prctl, [libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_THP_DISABLE)", libc::SYS_prctl, [PR_GET_THP_DISABLE as u64, 0, 0, 0, 0, 0]),
+    (
+        "prctl(PR_GET_CHILD_SUBREAPER)",
+        libc::SYS_prctl,
+        [PR_GET_CHILD_SUBREAPER as u64, 0, 0, 0, 0, 0],
+    ),
+    ("membarrier", libc::SYS_membarrier, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0]),
+    ("rt_sigaction", libc::SYS_rt_sigaction, [1, 0, 0, 8, 0, 0]),
+    ("sigaltstack", libc::SYS_sigaltstack, [0; 6]),
+    ("getitimer", libc::SYS_getitimer, [0; 6]),
+    ("timer_gettime", libc::SYS_timer_gettime, [0; 6]),
+    ("timer_getoverrun", libc::SYS_timer_getoverrun, [0; 6]),
+    ("brk", libc::SYS_brk, [0; 6]),
+];
 
 const ALIVE: u32 = 1;
 const ZOMBIE: u32 = 3;
@@ -152,31 +171,60 @@ impl Work<'_, '_> {
             pointers.push(ptrace::registers(thread.tid).map_err(&kernel)?.rsp);
         }
         let xstate = ptrace::xstate(pid).map_err(&kernel)?.len();
-        let site = frame::site(areas, &pointers, xstate)
-            .map_err(|e| self.refuse(e.to_string(), "report the program, please"))?;
         let space = Space::open(pid, areas)
             .map_err(|e| self.refuse(e.to_string(), "report the kernel, please"))?;
-        let mut under_frame = vec![0; frame::size(xstate)];
-        space.read(site, &mut under_frame).map_err(&kernel)?;
+        let site = match Site::take(&space, areas, &pointers, xstate) {
+            Ok(site) => site,
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+                return Err(self.refuse(e.to_string(), "report the program, please"));
+            }
+            Err(e) => return Err(kernel(e)),
+        };
+        let asked = self.ask_threads(&space, &site);
+        // Also after an error: by now every thread is out of the frames.
+        site.give_back(&space).map_err(&kernel)?;
+        space.close().map_err(&kernel)?;
+        asked
+    }
 
-        let mut leader = Remote::enter(&space, pid, site).map_err(&kernel)?;
-        let scratch = leader.map_scratch(SCRATCH).map_err(&kernel)?;
-        let asked = self.ask_process(&mut leader, &space, scratch).map_err(&kernel)?;
-        let mut cores = vec![self.ask_thread(&mut leader, &space, scratch)?];
+    fn ask_threads(
+        &mut self,
+        space: &Space,
+        site: &Site,
+    ) -> Result<(Asked, Vec<msg::CoreEntry>), DumpError> {
+        let pid = self.pid();
+        let kernel = self.kernel("remote calls failed");
+        let mut leader = self.enter(space, pid, site.first)?;
+        let asked = self.ask_process(&mut leader, space, site.scratch).map_err(&kernel)?;
+        let mut cores = vec![self.ask_thread(&mut leader, space, site.scratch)?];
+        self.held.extend(leader.take_held().into_iter().map(|s| (pid, pid, s)));
+        leader.leave().map_err(&kernel)?;
         for thread in &self.task.threads[1..] {
-            let at = scratch.at + FRAME_AT;
-            let mut remote = Remote::enter(&space, thread.tid, at).map_err(&kernel)?;
-            cores.push(self.ask_thread(&mut remote, &space, scratch)?);
             let tid = thread.tid;
+            let mut remote = self.enter(space, tid, site.other)?;
+            cores.push(self.ask_thread(&mut remote, space, site.scratch)?);
             self.held.extend(remote.take_held().into_iter().map(|s| (pid, tid, s)));
             remote.leave().map_err(&kernel)?;
         }
-        leader.munmap(scratch.at, scratch.len).map_err(&kernel)?;
-        self.held.extend(leader.take_held().into_iter().map(|s| (pid, pid, s)));
-        leader.leave().map_err(&kernel)?;
-        space.write(site, &under_frame).map_err(&kernel)?;
-        space.close().map_err(&kernel)?;
         Ok((asked, cores))
+    }
+
+    /// Prepares a thread for remote calls, or refuses where its seccomp filters would end it should
+    /// the engine be killed in the middle of one: they are suspended only while it is traced.
+    fn enter(&self, space: &Space, tid: i32, frame: u64) -> Result<Remote, DumpError> {
+        let kernel = self.kernel("remote calls of a thread failed");
+        let guard = Guard::read(self.pid(), tid).map_err(&kernel)?;
+        if guard.is_strict() {
+            return Err(self.refuse("seccomp's strict mode".into(), "use a filter instead"));
+        }
+        let asked = ASKED.iter().find(|(_, number, args)| !guard.permits(*number, args));
+        if let Some((name, ..)) = asked {
+            return Err(self.refuse(
+                format!("a seccomp filter of thread {tid} that kills or traps {name}"),
+                "let the filter answer it with an errno, or allow it",
+            ));
+        }
+        Remote::enter(space, tid, frame, guard).map_err(&kernel)
     }
 
     fn ask_process(
@@ -249,7 +297,7 @@ impl Work<'_, '_> {
                 let newest = self.filters.add(tid).map_err(&kernel)?;
                 (Some(msg::SeccompMode::Filter.into()), newest)
             }
-            _ => return Err(self.refuse("seccomp's strict mode".into(), "use a filter instead")),
+            _ => return Err(self.refuse("an unknown seccomp mode".into(), "use a filter instead")),
         };
         Ok(msg::CoreEntry {
             mtype: msg::core_entry::March::X8664.into(),

@@ -90,22 +90,6 @@ impl Remote {
         self.call(libc::SYS_dup3, [from as u64, to as u64, flags as u64, 0, 0, 0]).map(drop)
     }
 
-    /// Maps private memory for the engine's use.
-    ///
-    /// # Errors
-    /// The call's.
-    pub fn map_scratch(&mut self, len: u64) -> io::Result<Scratch> {
-        let at = self.mmap(
-            0,
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )?;
-        Ok(Scratch { at, len })
-    }
-
     /// Runs a call whose result is `N` bytes written at the start of `scratch`; the scratch address
     /// takes the place of argument `slot`.
     ///

@@ -91,30 +91,3 @@ fn xfeatures(xstate: &[u8]) -> u64 {
         .and_then(|b| b.try_into().ok())
         .map_or(3, u64::from_le_bytes)
 }
-
-/// Finds room for a frame in the low end of the main stack, far below what any thread uses there:
-/// the only memory that is known to be free before the engine has a page of its own.
-///
-/// # Errors
-/// `Unsupported` when there is no `[stack]` area or it is nearly used up.
-pub fn site(
-    areas: &[crate::proc::maps::Area],
-    stack_pointers: &[u64],
-    xstate: usize,
-) -> std::io::Result<u64> {
-    let unsupported =
-        |what: &'static str| std::io::Error::new(std::io::ErrorKind::Unsupported, what);
-    let stack = areas
-        .iter()
-        .find(|a| a.special() == Some("[stack]"))
-        .ok_or_else(|| unsupported("the process has no main stack"))?;
-    let at = stack.start + 64;
-    let end = at + size(xstate) as u64;
-    // The red zone and a frame of slack stay free below every stack pointer.
-    let lowest =
-        stack_pointers.iter().copied().filter(|sp| (stack.start..=stack.end).contains(sp)).min();
-    if end + 4096 > lowest.unwrap_or(stack.end) {
-        return Err(unsupported("the main stack is used up to its end"));
-    }
-    Ok(at)
-}

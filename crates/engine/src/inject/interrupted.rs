@@ -80,13 +80,15 @@ pub fn is_restartable(regs: &Registers) -> bool {
         )
 }
 
-/// Ends a restartable sequence the thread is inside of, as the kernel would on preemption: %rip
-/// becomes the abort handler. A thread that runs anything else loses the sequence, and put back
-/// into it it would finish it unprotected.
+/// Moves a thread that is inside a restartable sequence to its abort handler, as the kernel does on
+/// preemption: the sequence is lost once the thread runs anything else, and put back into it, it
+/// would finish it unprotected. The pointer to the sequence is left to the kernel, which clears it
+/// when the thread runs on: cleared here, it would be missing should the engine die before the
+/// thread has its new %rip.
 ///
 /// # Errors
 /// Those of ptrace and of reading the sequence's descriptor.
-pub fn settle_rseq(space: &Space, tid: i32, regs: &mut Registers) -> io::Result<()> {
+pub fn abort_rseq(space: &Space, tid: i32, regs: &mut Registers) -> io::Result<()> {
     let rseq = match ptrace::rseq(tid) {
         Ok(rseq) => rseq,
         // A kernel without CONFIG_RSEQ or before 5.13.
@@ -106,7 +108,6 @@ pub fn settle_rseq(space: &Space, tid: i32, regs: &mut Registers) -> io::Result<
     let length = space.read_u64(descriptor + 16)?;
     if regs.rip.wrapping_sub(start) < length {
         regs.rip = space.read_u64(descriptor + 24)?;
-        space.write(rseq.address + 8, &0u64.to_le_bytes())?;
     }
     Ok(())
 }

@@ -11,7 +11,9 @@
 
 pub mod calls;
 pub mod frame;
+pub mod guard;
 pub mod interrupted;
+pub mod site;
 pub mod stub;
 
 use std::fs::{File, OpenOptions};
@@ -22,6 +24,7 @@ use cryopod_sys::ptrace::{self, Registers};
 use cryopod_sys::wait::{self, Status};
 
 use crate::proc::maps::Area;
+use guard::Guard;
 
 /// Makes a sleeping child with the wanted pids (innermost pid namespace first) for restore to take
 /// over.
@@ -155,20 +158,26 @@ pub struct Remote {
     deliver: i32,
     /// Signals that arrived in the middle of a call (SIGSTOP cannot be blocked), to be sent again.
     held: Vec<i32>,
+    /// What the thread's seccomp filters forbid.
+    guard: Guard,
 }
 
 impl Remote {
     /// Prepares a thread in PTRACE_EVENT_STOP whose frame may lie at `frame` (a multiple of 16 with
-    /// [`frame::size`] bytes of room that the program does not use).
+    /// [`frame::size`] bytes of room that the program does not use). No call is made that `guard`
+    /// does not permit.
     ///
     /// # Errors
     /// Those of ptrace and of writing the frame.
-    pub fn enter(space: &Space, tid: i32, frame: u64) -> io::Result<Self> {
+    pub fn enter(space: &Space, tid: i32, frame: u64, guard: Guard) -> io::Result<Self> {
         finish_return(space, tid)?;
-        Self::enter_new(space, tid, frame)
+        let mut remote = Self::enter_new(space, tid, frame)?;
+        remote.guard = guard;
+        Ok(remote)
     }
 
-    /// As [`Remote::enter`], for a thread that was itself made by a remote call and rests in the stub.
+    /// As [`Remote::enter`], for a thread that was itself made by the engine: it has no filters, and
+    /// it may rest in the stub.
     ///
     /// # Errors
     /// As [`Remote::enter`].
@@ -176,7 +185,7 @@ impl Remote {
         let original = ptrace::registers(tid)?;
         let mask = ptrace::signal_mask(tid)?;
         let mut resolved = original;
-        interrupted::settle_rseq(space, tid, &mut resolved)?;
+        interrupted::abort_rseq(space, tid, &mut resolved)?;
         let mut put_back = resolved;
         interrupted::resolve(&mut resolved);
         let content = frame::Content { registers: &resolved, xstate: &ptrace::xstate(tid)?, mask };
@@ -192,6 +201,7 @@ impl Remote {
             born: None,
             deliver: 0,
             held: Vec::new(),
+            guard: Guard::default(),
         };
         remote.park()?;
         ptrace::set_signal_mask(tid, ALL_BLOCKED)?;
@@ -278,8 +288,15 @@ impl Remote {
     /// Runs one system call to its end and returns what it returned: a negative errno on failure.
     ///
     /// # Errors
-    /// ESRCH when the thread was killed meanwhile, and those of ptrace.
+    /// ESRCH when the thread was killed meanwhile, `PermissionDenied` for a call that a seccomp filter
+    /// does not let pass harmlessly, and those of ptrace.
     pub fn call_raw(&mut self, number: i64, args: [u64; 6]) -> io::Result<i64> {
+        if !self.guard.permits_from(self.stub + stub::SYSCALL_LEN, number, &args) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("a seccomp filter kills or traps system call {number}"),
+            ));
+        }
         self.park()?;
         self.step()?;
         // At the entry: the number takes the place of rt_sigreturn's only now, so that up to this

@@ -14,13 +14,16 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use cryopod_sys::ptrace;
+use cryopod_sys::wait::{self, Status};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
 use crate::files::{events, inet, memfd, pipes, regular};
 use crate::inject::Remote;
+use crate::proc::tasks;
 use crate::segments;
 use crate::store::ImageSource;
 use load::Images;
@@ -88,18 +91,33 @@ impl Drop for Restored {
     }
 }
 
-/// Kills processes and reaps those that are children of the caller.
+/// How long killed processes may take to end.
+const LAST: Duration = Duration::from_secs(10);
+
+/// Kills processes that the caller traces and waits for their ends, in whatever order they come: the
+/// first process of a pid namespace ends after all others, and each of those, and each thread, only
+/// once its tracer has taken note.
 fn kill_all(pids: &[i32]) {
     for pid in pids {
         let _ = cryopod_sys::process::kill(*pid, libc::SIGKILL);
     }
-    for pid in pids {
-        // A tracee reports its end to the tracer too, whoever its parent is.
-        while let Ok(status) = cryopod_sys::wait::wait_for(*pid) {
-            use cryopod_sys::wait::Status;
-            if matches!(status, Status::Exited(_) | Status::Killed(_)) {
-                break;
+    let mut left = pids.to_vec();
+    let begin = Instant::now();
+    while !left.is_empty() && begin.elapsed() < LAST {
+        let before = left.len();
+        left.retain(|pid| {
+            for tid in tasks::threads(*pid).unwrap_or_default() {
+                if tid != *pid {
+                    let _ = wait::poll_for(tid);
+                }
             }
+            !matches!(
+                wait::poll_for(*pid),
+                Ok(Some(Status::Exited(_) | Status::Killed(_))) | Err(_)
+            )
+        });
+        if left.len() == before {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -12,7 +12,8 @@ use super::load::{Images, ZOMBIE};
 use super::{RestoreRoot, kill_all, layout};
 use crate::error::RestoreError;
 use crate::inject::calls::Scratch;
-use crate::inject::{Remote, Space, frame};
+use crate::inject::site::Site;
+use crate::inject::{Remote, Space};
 
 /// Engine memory in each task: arguments below, one frame above.
 const SCRATCH: u64 = 128 * 1024;
@@ -125,9 +126,10 @@ impl<'a> Forest<'a> {
             .ok_or_else(|| io::Error::other("no room for the engine in the address space"))?;
         let xstate = ptrace::xstate(pid)?.len();
         let sp = ptrace::registers(pid)?.rsp;
-        let site = frame::site(&now, &[sp], xstate)?;
         let space = Space::open(pid, &now)?;
-        let mut remote = Remote::enter_new(&space, pid, site)?;
+        // Not given back: this stack is unmapped with all the rest.
+        let site = Site::take(&space, &now, &[sp], xstate)?;
+        let mut remote = Remote::enter_new(&space, pid, site.first)?;
         remote.mmap(
             at,
             SCRATCH,

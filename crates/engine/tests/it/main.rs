@@ -5,5 +5,6 @@
 //! Needs root and Linux >= 6.7; a victim whose own needs are not met is printed as skipped.
 #![allow(clippy::print_stdout, reason = "what was skipped is told loudly")]
 
+mod death;
 mod program;
 mod victims;

@@ -8,7 +8,7 @@ use crate::program;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// One victim at a time: orphans are reaped by whoever waits for any child.
-static ALONE: Mutex<()> = Mutex::new(());
+pub(crate) static ALONE: Mutex<()> = Mutex::new(());
 
 fn each(check: impl Fn(&Victim) -> Result<Verdict, String>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -66,8 +66,8 @@ pub(super) static TABLE: &[Victim] = rows![
     "creds_user" "credentials" Criu::No("criu reads limits with prlimit64, which needs CAP_SYS_RESOURCE for another user's process"), [Need::Root], Fate::Carried, "user 999 without capabilities, as services run";
     "rlimits" "resource limits" PLAIN, [], Fate::Carried, "all sixteen, soft and hard";
     "seccomp_filter" "seccomp" PLAIN, [], Fate::Carried, "stacked filters, spread by TSYNC, one of a single thread, their answers";
-    "seccomp_kill" "seccomp" PLAIN, [], Fate::Carried, "a filter that kills on every system call the program does not make itself";
-    "seccomp_strict" "seccomp" PLAIN, [], Fate::Carried, "strict mode in a child";
+    "seccomp_kill" "seccomp" PLAIN, [], Fate::Refused("seccomp filter"), "a filter that kills on every system call the program does not make itself";
+    "seccomp_strict" "seccomp" PLAIN, [], Fate::Refused("seccomp's strict mode"), "strict mode in a child";
     "sched" "scheduling" PLAIN, [Need::Root], Fate::Carried, "policies, priorities and nice values of seven threads";
     "sched_full" "scheduling" Criu::No("criu 4.2.1 keeps no cpu affinity"), [Need::Root], Fate::Carried, "the same with allowed cpus, i/o priority, reset-on-fork";
     "attributes" "process attributes" PLAIN, [], Fate::Carried, "oom_score_adj, parent death signal, dumpable, subreaper, huge pages off";
