@@ -3,8 +3,6 @@
 //! A gap is either refused by name or loses what is told here (docs/fidelity.md). A victim that
 //! passes has no place in this list: the coverage run and the engine's tests fail then.
 
-#![allow(unsafe_code, reason = "two calls without pointers that outlive them")]
-
 const GAPS: &[(&str, &str)] = &[
     ("posix_timers_full", "a pending timer signal comes back without its overrun count"),
     ("memory_full", "whether a mapping counts as committed memory (VmFlags ac) can differ"),
@@ -41,33 +39,4 @@ const GAPS: &[(&str, &str)] = &[
 /// Why this victim is not carried yet; `None` for one that must pass.
 pub fn gap(victim: &str) -> Option<&'static str> {
     GAPS.iter().find(|(name, _)| *name == victim).map(|(_, why)| *why)
-}
-
-/// Makes this process the parent of orphans below it (PR_SET_CHILD_SUBREAPER), so that [`reap`] can
-/// free their pids at once.
-///
-/// # Errors
-/// Those of prctl(2).
-pub fn adopt() -> std::io::Result<()> {
-    // SAFETY: integers only.
-    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } == -1 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// Reaps every ended child of this process, waiting a little for those that are just ending: a
-/// zombie keeps its pid, and the pids of its group and session, from being restored. Only for
-/// processes that start one child at a time.
-pub fn reap() {
-    let begin = std::time::Instant::now();
-    while begin.elapsed() < std::time::Duration::from_secs(2) {
-        let mut status = 0;
-        // SAFETY: `status` is a live int.
-        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
-            -1 => return,
-            0 => std::thread::sleep(std::time::Duration::from_millis(2)),
-            _ => {}
-        }
-    }
 }

@@ -9,8 +9,10 @@
 
 mod catalogue;
 mod gaps;
+mod orphans;
 mod run;
 
 pub use catalogue::{Criu, Fate, Need, Victim, victim, victims};
-pub use gaps::{adopt, gap, reap};
+pub use gaps::gap;
+pub use orphans::{Owned, adopt, reap};
 pub use run::{Running, Verdict, VictimError, Workplace, isolate};

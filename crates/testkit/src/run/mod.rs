@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Victim;
+use crate::{Owned, Victim};
 
 /// What a victim found of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,6 +254,7 @@ fn is_gone(pid: u32) -> bool {
 pub struct Running {
     place: Workplace,
     child: Child,
+    _owned: Owned,
 }
 
 impl Running {
@@ -275,8 +276,8 @@ impl Running {
         isolate(&mut command);
         // a child that another thread forks while the copy is written holds it open until its own exec (ETXTBSY)
         let mut tries = 0;
-        let child = loop {
-            match command.spawn() {
+        let (child, owned) = loop {
+            match Owned::start(|| command.spawn(), Child::id) {
                 Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && tries < 200 => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(5));
@@ -284,7 +285,7 @@ impl Running {
                 other => break other.map_err(io("start", place.executable()))?,
             }
         };
-        Ok(Running { place, child })
+        Ok(Running { place, child, _owned: owned })
     }
 
     /// Starts `victim` and waits until its object is set up.
@@ -294,7 +295,7 @@ impl Running {
     pub fn ready(victim: &Victim, base: &Path, arguments: &[&str]) -> Result<Self, VictimError> {
         let mut running = Self::start(victim, base, arguments)?;
         let pid = running.pid();
-        let Running { place, child } = &mut running;
+        let Running { place, child, .. } = &mut running;
         let look = || (place.is_ready() || place.verdict().is_some()).then_some(());
         place.await_file(pid, Some(child), "ready", Duration::from_secs(20), look)?;
         match place.verdict() {
@@ -320,7 +321,7 @@ impl Running {
     pub fn finish(&mut self, limit: Duration) -> Result<Verdict, VictimError> {
         self.place.go()?;
         let pid = self.pid();
-        let Running { place, child } = self;
+        let Running { place, child, .. } = self;
         place.await_file(pid, Some(child), "result", limit, || place.verdict())
     }
 
