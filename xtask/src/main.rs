@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`.
+//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on both")]
 
 use std::path::PathBuf;
@@ -9,9 +9,15 @@ use clap::{Parser, Subcommand};
 
 mod coverage;
 mod criu;
+mod e2e;
 mod judge;
+mod pipeline;
+mod readers;
+mod redis;
 mod report;
 mod sid;
+mod stand;
+mod workers;
 
 /// Development tasks of Cryopod. All need root.
 #[derive(Debug, Parser)]
@@ -43,6 +49,12 @@ enum Task {
         /// the example `engine` of the engine crate, built first.
         #[arg(long, env = "CRYOPOD_ENGINE")]
         engine: Option<PathBuf>,
+        /// Victims that are worked on at a time.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Every Nth victim from the Kth on, for another of these processes.
+        #[arg(long, value_name = "K/N", hide = true)]
+        share: Option<coverage::Share>,
         /// Only the columns that need no criu.
         #[arg(long)]
         alone: bool,
@@ -50,9 +62,18 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
-    /// Everything that needs the sid tree: judge, then coverage. Makes the tree first; without the script that makes it,
-    /// says so and counts the suites as skipped, or fails when CI=true.
-    E2e,
+    /// Everything that needs the sid tree: judge, coverage, and real programs on a node of their own. Makes the tree
+    /// first; without the script that makes it, says so and counts the suites as skipped, or fails when CI=true.
+    E2e {
+        /// Only these suites.
+        suites: Vec<e2e::Suite>,
+        /// Cells of the coverage table that are worked on at a time.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Tries the release build of `cryopod`.
+        #[arg(long)]
+        release: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -71,28 +92,14 @@ fn run(task: Task) -> Result<ExitCode> {
             let sid = sid::Sid::find()?;
             judge::judge(&sid, &judge::Choice { victims, all, keep })?
         }
-        Task::Coverage { victims, engine, alone, keep } => {
+        Task::Coverage { victims, engine, alone, keep, jobs, share } => {
             let sid = if alone { None } else { Some(sid::Sid::find()?) };
-            coverage::coverage(sid.as_ref(), &coverage::Choice { victims, engine, keep })?
+            coverage::coverage(
+                sid.as_ref(),
+                &coverage::Choice { victims, engine, keep, jobs, share },
+            )?
         }
-        Task::E2e => e2e()?,
+        Task::E2e { suites, jobs, release } => e2e::e2e(&suites, jobs, release)?,
     };
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn e2e() -> Result<bool> {
-    let sid = match sid::Sid::find() {
-        Ok(sid) => sid,
-        Err(error) if std::env::var("CI").is_ok_and(|ci| ci == "true") => return Err(error),
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            println!("SKIPPED 2 suites: judge, coverage (no sid tree)");
-            return Ok(true);
-        }
-    };
-    let choice = judge::Choice { victims: Vec::new(), all: false, keep: false };
-    let judged = judge::judge(&sid, &choice)?;
-    let choice = coverage::Choice { victims: Vec::new(), engine: None, keep: false };
-    let covered = coverage::coverage(Some(&sid), &choice)?;
-    Ok(judged && covered)
 }

@@ -11,11 +11,12 @@
 //! dump fails and names what the table says, and the victim goes on unharmed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cryopod_testkit::{Criu, Fate, Running, Verdict, Victim, adopt, gap, reap};
+use serde_json::{Value, json};
 
 use crate::criu;
 use crate::judge::chosen;
@@ -33,6 +34,29 @@ pub(crate) struct Choice {
     pub(crate) engine: Option<PathBuf>,
     /// Keep the folders of failures.
     pub(crate) keep: bool,
+    /// Victims at a time.
+    pub(crate) jobs: usize,
+    /// Only a part of them, told in a form for [`coverage`] itself.
+    pub(crate) share: Option<Share>,
+}
+
+/// Every `of`th victim from the `number`th on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    number: usize,
+    of: usize,
+}
+
+impl std::str::FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let numbers = text.split_once('/').map(|(number, of)| (number.parse(), of.parse()));
+        match numbers {
+            Some((Ok(number), Ok(of))) if number < of => Ok(Share { number, of }),
+            _ => Err(format!("{text:?} is no share such as 0/2")),
+        }
+    }
 }
 
 /// One cell of the table.
@@ -122,7 +146,7 @@ impl Engine {
                 command
             }
         };
-        command.args(arguments);
+        command.args(arguments).env("RUST_BACKTRACE", "0");
         let answer = Answer::of(command)?;
         if answer.status.success() {
             return Ok(());
@@ -134,36 +158,89 @@ impl Engine {
 /// Prints the table; true when no cell says NO.
 pub(crate) fn coverage(sid: Option<&Sid>, choice: &Choice) -> Result<bool> {
     let engine = Engine::find(choice.engine.as_deref())?;
-    adopt()?;
-    let mut gaps = 0;
-    let mut rows = Vec::new();
-    let mut failures = Vec::new();
-    let mut passed = 0;
-    let mut skipped = 0;
-    for victim in chosen(&choice.victims)? {
-        let keep = choice.keep;
-        let cells = match victim.fate {
-            Fate::Refused(named) => {
-                let dump = Cell::of(refuse(&engine, victim, named));
-                [dump, Cell::Void("refused"), Cell::Void("refused"), Cell::Void("refused")]
-            }
-            Fate::Carried => {
-                let dump = Cell::of(alone(&engine, victim, true, keep));
-                let restore = Cell::of(alone(&engine, victim, false, keep));
-                let (to, from) = match (sid, victim.criu) {
-                    (None, _) => (Cell::Void("not asked"), Cell::Void("not asked")),
-                    (_, Criu::No(reason)) => (Cell::Void(reason), Cell::Void(reason)),
-                    (Some(sid), Criu::Supported(options)) => (
-                        Cell::of(crossed(&engine, sid, victim, options, true, keep)),
-                        Cell::of(crossed(&engine, sid, victim, options, false, keep)),
-                    ),
-                };
-                [dump, restore, to, from]
-            }
-        };
+    let victims = chosen(&choice.victims)?;
+    let found = if let Some(share) = choice.share {
+        let mine = victims.into_iter().skip(share.number).step_by(share.of);
+        println!("{}", tally(&engine, sid, mine, choice.keep)?.to_json());
+        return Ok(true);
+    } else if choice.jobs > 1 {
+        shared_out(&engine, sid, &victims, choice)?
+    } else {
+        tally(&engine, sid, victims.into_iter(), choice.keep)?
+    };
+    print_table(
+        &["kind", "victim", "dump", "restore", "to criu", "from criu", "note"],
+        &found.rows,
+    );
+    println!("{} cells are known gaps", found.gaps);
+    println!("{} passed, {} failed, {} skipped", found.passed, found.failures.len(), found.skipped);
+    for failure in &found.failures {
+        println!("\n{failure}");
+    }
+    Ok(found.failures.is_empty())
+}
+
+/// Several of these processes, each with its share of the victims: one reaps all its children, so it can have but one
+/// victim at a time.
+fn shared_out(
+    engine: &Engine,
+    sid: Option<&Sid>,
+    victims: &[&'static Victim],
+    choice: &Choice,
+) -> Result<Tally> {
+    let mut workers = Vec::new();
+    for number in 0..choice.jobs {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("coverage").arg("--share").arg(format!("{number}/{}", choice.jobs));
+        command.arg("--engine").arg(&engine.program);
+        command.args(sid.is_none().then_some("--alone")).args(choice.keep.then_some("--keep"));
+        command.args(victims.iter().map(|victim| victim.name)).stdout(Stdio::piped());
+        workers.push(command.spawn().context("start a worker")?);
+    }
+    let mut found = Tally::default();
+    for worker in workers {
+        let output = worker.wait_with_output()?;
+        ensure!(output.status.success(), "a worker ended with {}", output.status);
+        found.add(Tally::from_json(&output.stdout)?);
+    }
+    found.rows.sort_by_key(|row| victims.iter().position(|victim| victim.name == row[1]));
+    Ok(found)
+}
+
+/// What came out of it.
+#[derive(Debug, Default)]
+struct Tally {
+    rows: Vec<Vec<String>>,
+    failures: Vec<String>,
+    passed: u64,
+    gaps: u64,
+    skipped: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.rows.extend(other.rows);
+        self.failures.extend(other.failures);
+        self.passed += other.passed;
+        self.gaps += other.gaps;
+        self.skipped += other.skipped;
+    }
+
+    fn to_json(&self) -> Value {
+        json!([self.rows, self.failures, [self.passed, self.gaps, self.skipped]])
+    }
+
+    fn from_json(bytes: &[u8]) -> Result<Self> {
+        let (rows, failures, [passed, gaps, skipped]) =
+            serde_json::from_slice(bytes).context("what a worker found")?;
+        Ok(Tally { rows, failures, passed, gaps, skipped })
+    }
+
+    /// Takes in the cells of one victim.
+    fn take(&mut self, victim: &Victim, cells: &[Cell; 4]) {
         let missing = gap(victim.name);
         if missing.is_some() && cells[..2].iter().all(|c| matches!(c, Cell::Passes)) {
-            failures.push(format!("{} passes: it has no place among the gaps", victim.name));
+            self.failures.push(format!("{} passes: it has no place among the gaps", victim.name));
         }
         let mut row = vec![victim.kind.to_owned(), victim.name.to_owned()];
         let columns = ["dump", "restore", "to criu", "from criu"];
@@ -171,19 +248,19 @@ pub(crate) fn coverage(sid: Option<&Sid>, choice: &Choice) -> Result<bool> {
             Fate::Refused(named) => format!("must be refused: {named}"),
             Fate::Carried => String::new(),
         };
-        for (column, cell) in columns.iter().zip(&cells) {
+        for (column, cell) in columns.iter().zip(cells) {
             if let (Cell::Fails(_), Some(why)) = (cell, missing) {
-                gaps += 1;
+                self.gaps += 1;
                 note = why.to_owned();
                 row.push("gap".to_owned());
                 continue;
             }
             row.push(cell.word().to_owned());
             match cell {
-                Cell::Passes => passed += 1,
-                Cell::Fails(why) => failures.push(format!("{} {column}: {why}", victim.name)),
+                Cell::Passes => self.passed += 1,
+                Cell::Fails(why) => self.failures.push(format!("{} {column}: {why}", victim.name)),
                 Cell::Skipped(why) => {
-                    skipped += 1;
+                    self.skipped += 1;
                     note.clone_from(why);
                 }
                 Cell::Void(why) if note.is_empty() => note = (*why).to_owned(),
@@ -192,15 +269,42 @@ pub(crate) fn coverage(sid: Option<&Sid>, choice: &Choice) -> Result<bool> {
         }
         eprintln!("{}", row.join(" "));
         row.push(cell(&note));
-        rows.push(row);
+        self.rows.push(row);
     }
-    print_table(&["kind", "victim", "dump", "restore", "to criu", "from criu", "note"], &rows);
-    println!("{gaps} cells are known gaps");
-    println!("{passed} passed, {} failed, {skipped} skipped", failures.len());
-    for failure in &failures {
-        println!("\n{failure}");
+}
+
+/// Tries these victims one by one.
+fn tally(
+    engine: &Engine,
+    sid: Option<&Sid>,
+    victims: impl Iterator<Item = &'static Victim>,
+    keep: bool,
+) -> Result<Tally> {
+    adopt()?;
+    let mut found = Tally::default();
+    for victim in victims {
+        let cells = match victim.fate {
+            Fate::Refused(named) => {
+                let dump = Cell::of(refuse(engine, victim, named));
+                [dump, Cell::Void("refused"), Cell::Void("refused"), Cell::Void("refused")]
+            }
+            Fate::Carried => {
+                let dump = Cell::of(alone(engine, victim, true, keep));
+                let restore = Cell::of(alone(engine, victim, false, keep));
+                let (to, from) = match (sid, victim.criu) {
+                    (None, _) => (Cell::Void("not asked"), Cell::Void("not asked")),
+                    (_, Criu::No(reason)) => (Cell::Void(reason), Cell::Void(reason)),
+                    (Some(sid), Criu::Supported(options)) => (
+                        Cell::of(crossed(engine, sid, victim, options, true, keep)),
+                        Cell::of(crossed(engine, sid, victim, options, false, keep)),
+                    ),
+                };
+                [dump, restore, to, from]
+            }
+        };
+        found.take(victim, &cells);
     }
-    Ok(failures.is_empty())
+    Ok(found)
 }
 
 /// In the host's namespaces: our dump, and the victim either left running or restored by us.
