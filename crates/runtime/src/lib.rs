@@ -49,6 +49,7 @@ mod spec;
 pub mod status;
 mod tree;
 mod users;
+mod window;
 mod wire;
 
 pub use checkpoint::{ArchiveDescription, CancelToken, CheckpointOptions, CheckpointReport};

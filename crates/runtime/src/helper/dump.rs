@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,7 @@ use crate::record::{ContainerRecord, Layout, SandboxRecord, now};
 use crate::root::RootPlan;
 use crate::shim::Partial;
 use crate::tree;
+use crate::window::Window;
 use crate::wire::{Channel, Failure};
 
 /// What to take a checkpoint of.
@@ -435,9 +436,10 @@ impl Dumper<'_> {
             self.copy(writer, &entry, &mut file)?;
             tmpfs.push(Tmpfs { destination, entry });
         }
-        if let Some((mut file, bytes)) = instant.log {
-            file.seek(SeekFrom::Start(0)).map_err(failed("read", "the log"))?;
-            let read = writer.copy(names::LOG, 0o600, &mut file.take(bytes))?;
+        if let Some((file, bytes)) = instant.log {
+            // The shim goes on to write through the same descriptor.
+            let mut log = Window { file: Arc::new(file), at: 0, end: bytes };
+            let read = writer.copy(names::LOG, 0o600, &mut log)?;
             if read != bytes {
                 let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter");
                 return Err(failed("read", "the log")(cut));

@@ -4,8 +4,9 @@
 //! and the unpacked layers (by the digest of their content), shared between images. A folder is used
 //! in place and named by a digest of its content; the host's own programs are always there.
 
+pub(crate) mod files;
 mod folder;
-pub(crate) mod oci;
+mod oci;
 mod store;
 
 use std::io;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageDefaults, ImageError, ImageInfo, ImageSource, failed, folder, oci};
+use super::{ImageDefaults, ImageError, ImageInfo, ImageSource, failed, files, folder};
 use crate::config::ImageSpec;
 use crate::error::RuntimeError;
 use crate::record::{load, lock, make_dir, now, save};
@@ -166,10 +166,10 @@ impl Store {
             ImageSource::Host => return Ok(host()),
             ImageSource::Folder(path) => folder_record(path, name)?,
             ImageSource::OciLayout(path) => {
-                return self.import_files(&oci::Folder(path.clone()), name);
+                return self.import_files(&files::Folder(path.clone()), name);
             }
             ImageSource::Tar(path) => {
-                return self.import_files(&oci::Tar::open(path)?, name);
+                return self.import_files(&files::Tar::open(path)?, name);
             }
         };
         self.add(record)
