@@ -61,6 +61,17 @@ pub(crate) fn check_capabilities(archive: &Archive, allowed: Set) -> Result<(), 
     Ok(())
 }
 
+/// The pid the first process had in its namespace.
+pub(crate) fn first_pid(archive: &Archive) -> Result<i32, PolicyError> {
+    let name = Image::Pstree.file_name(0);
+    let bytes = archive.read(&format!("{}/{name}", names::IMAGES), IMAGE_MAX)?;
+    let named = |source| PolicyError::Image { name: name.clone(), source };
+    let mut reader = Reader::new(Image::Pstree, &name, &bytes).map_err(named)?;
+    let first = reader.record::<msg::PstreeEntry>().map_err(named)?;
+    let pid = first.and_then(|entry| i32::try_from(entry.pid).ok()).filter(|pid| *pid > 0);
+    pid.ok_or(PolicyError::Incomplete { what: "first process" })
+}
+
 /// Compares a request's spec with the archived one.
 pub(crate) fn check_spec(archived: &Spec, made: &Spec) -> Result<(), PolicyError> {
     let own = |spec: &Spec| {

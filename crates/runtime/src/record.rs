@@ -78,6 +78,8 @@ pub(crate) struct RestoreRecord {
     pub(crate) stamp: Stamp,
     pub(crate) checkpointed_at: i64,
     pub(crate) clocks: Option<Clocks>,
+    /// Pid of the first process in its namespace.
+    pub(crate) pid: Option<i32>,
     pub(crate) partial: Partial,
     pub(crate) descriptors: Vec<String>,
     pub(crate) tmpfs: Vec<Tmpfs>,

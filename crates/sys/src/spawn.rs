@@ -154,6 +154,19 @@ pub fn reset_signals() -> io::Result<()> {
     .map(drop)
 }
 
+/// Ignores SIGCHLD: children that end, and ended ones that come to this process as orphans, are gone
+/// at once, without a zombie (wait(2), notes). Their ids are free for others then.
+///
+/// # Errors
+/// Those of signal(2).
+pub fn forget_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN runs no code of this process.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

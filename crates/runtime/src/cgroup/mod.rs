@@ -240,7 +240,6 @@ impl Cgroup {
     /// the caller's parent reaps them.
     pub(crate) fn kill(&self) -> Result<()> {
         const LIMIT: Duration = Duration::from_secs(10);
-        let _ = self.thaw();
         let begun = Instant::now();
         loop {
             let pids = self.processes();
@@ -253,6 +252,8 @@ impl Cgroup {
             for pid in &pids {
                 let _ = cryopod_sys::process::kill(*pid, libc::SIGKILL);
             }
+            // Only now: what was held must die without running on.
+            let _ = self.thaw();
             if begun.elapsed() > LIMIT {
                 return Err(CgroupError::Busy {
                     path: self.path.clone(),

@@ -24,13 +24,23 @@ use crate::wire::{Channel, Failure};
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Task {
     /// Make a container's first process.
-    Create { plan: InitPlan, pid: PidSpace, stdio: StdioShape, clocks: Option<Clocks> },
+    Create { plan: InitPlan, birth: Birth, stdio: StdioShape },
     /// Run a command in a container.
     Exec { plan: ExecPlan, stdio: StdioShape },
     /// Take a checkpoint of a container.
     Dump(dump::DumpPlan),
     /// Restore a checkpoint into a container's first process.
     Restore(restore::RestorePlan),
+}
+
+/// What the clone of a first process takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Birth {
+    pub(crate) pid_space: PidSpace,
+    /// The pid it must have there; `None`: any.
+    pub(crate) pid: Option<i32>,
+    /// Clocks that go on from an archive's.
+    pub(crate) clocks: Option<Clocks>,
 }
 
 /// Whose process ids a container has.
@@ -92,6 +102,8 @@ pub(crate) enum HelperError {
     Step { what: &'static str, source: std::io::Error },
     #[error(transparent)]
     Init(#[from] crate::init::InitError),
+    #[error("make the first process with its archived pid {pid}")]
+    Pid { pid: i32, source: std::io::Error },
     #[error("the spec has no process")]
     NoProcess,
 }
@@ -123,9 +135,7 @@ fn work(channel: &mut Channel) -> Result<(), HelperError> {
         channel.receive::<Task>().map_err(step("receive the task"))?.ok_or(HelperError::NoTask)?;
     let fds = fds.into_iter();
     match task {
-        Task::Create { plan, pid, stdio, clocks } => {
-            create::run(channel, &plan, (pid, clocks), stdio, fds)
-        }
+        Task::Create { plan, birth, stdio } => create::run(channel, &plan, birth, stdio, fds),
         Task::Dump(plan) => dump::run(channel, &plan),
         Task::Restore(plan) => restore::run(channel, &plan, fds),
         Task::Exec { plan, stdio } => exec::run(channel, &plan, stdio, fds),

@@ -22,7 +22,7 @@ use crate::capability;
 use crate::checkpoint::ArchiveDescription;
 use crate::config::{ContainerConfig, PodIdentity, SeccompPolicy};
 use crate::error::{ErrorKind, RuntimeError};
-use crate::image::oci::Embedded;
+use crate::image::files::Embedded;
 use crate::image::{ImageRecord, Origin, folder_digest};
 use crate::manifest::{self, IMAGE_TREE, Manifest, Tmpfs};
 use crate::policy::{self, PolicyError};
@@ -281,6 +281,7 @@ impl Runtime {
             stamp: opened.stamp,
             checkpointed_at: opened.checkpointed_at,
             clocks,
+            pid: Some(policy::first_pid(&opened.archive)?),
             partial,
             descriptors,
             tmpfs,

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cryopod_sys::namespace::{Kinds, raise_loopback, unshare};
-use cryopod_sys::spawn::{CLONE_NEWPID, CloneOptions, Cloned, clone_process, exit_now};
+use cryopod_sys::spawn::{
+    CLONE_NEWPID, CloneOptions, Cloned, clone_process, exit_now, forget_children,
+};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use serde::{Deserialize, Serialize};
 
@@ -170,7 +172,8 @@ fn set_sysctls(config: &SandboxConfig) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// The first process of a pid namespace that the pod's containers share: it only reaps.
+/// The first process of a pid namespace that the pod's containers share. Orphans that end are gone at
+/// once: a zombie would keep its pid, its group's and its session's from a restore that needs them.
 fn start_pause() -> io::Result<OwnedFd> {
     match clone_process(&CloneOptions { flags: CLONE_NEWPID, ..CloneOptions::default() })? {
         Cloned::Parent { pidfd, .. } => Ok(pidfd),
@@ -180,9 +183,9 @@ fn start_pause() -> io::Result<OwnedFd> {
             ));
             let _ = rustix::thread::set_name(c"pause");
             let _ = close_standard_streams();
+            let _ = forget_children();
             loop {
-                while let Ok(Some(_)) = cryopod_sys::wait::poll_any() {}
-                std::thread::sleep(Duration::from_millis(500));
+                std::thread::sleep(Duration::from_secs(3600));
             }
         }
     }

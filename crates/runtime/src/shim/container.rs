@@ -16,7 +16,7 @@ use crate::cgroup::{Cgroup, DeviceRule};
 use crate::config::{ContainerConfig, NamespaceMode};
 use crate::entry::FLAG;
 use crate::error::{ErrorKind, RuntimeError};
-use crate::helper::{Event, PidSpace, StdioShape, Task};
+use crate::helper::{Birth, Event, PidSpace, StdioShape, Task};
 use crate::init::{InitPlan, Order, Report, read_spec};
 use crate::record::{ContainerRecord, Phase, RestoreRecord, Stamp, io_error, now};
 use crate::wire::{Channel, Failure};
@@ -326,9 +326,17 @@ impl Shim {
                 root: record.root.clone(),
                 restore: record.restore.is_some(),
             },
-            pid: pid_space,
+            birth: Birth {
+                pid_space,
+                // In a namespace of its own it is 1 in any case.
+                pid: record
+                    .restore
+                    .as_ref()
+                    .and_then(|r| r.pid)
+                    .filter(|_| pid_space != PidSpace::New),
+                clocks: record.restore.as_ref().and_then(|r| r.clocks),
+            },
             stdio: streams.shape,
-            clocks: record.restore.as_ref().and_then(|r| r.clocks),
         };
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd())
             .chain(streams.theirs.iter().map(AsFd::as_fd))
