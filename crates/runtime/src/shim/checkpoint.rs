@@ -96,11 +96,14 @@ impl Shim {
         client: &UnixStream,
     ) -> Result<CheckpointReport, RuntimeError> {
         let deadline = wanted.limit.and_then(|l| Instant::now().checked_add(l));
-        let dir = plan.location.parent().map(PathBuf::from);
+        let location = plan.location.clone();
+        // The helper refuses to replace a file: what is there afterwards is its own.
+        let was_there = location.symlink_metadata().is_ok();
         // Commands that are entering are waited for; new ones wait until the thaw.
         let mut gate = Some(container.gate.write());
         let (helper, channel) = self.start_helper(&Task::Dump(plan), &[])?;
         let mut given_up: Option<(GivenUp, Instant)> = None;
+        let mut silent = false;
         let result = loop {
             let wake = given_up.map(|(_, at)| at + PATIENCE).or(deadline);
             let (said, hung_up) = wait_for_either(&channel, client, given_up.is_some(), wake);
@@ -135,6 +138,7 @@ impl Shim {
                 Ok(Some((Event::Failed(failure), _))) => break Err(failure.into()),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => {
+                    silent = true;
                     let died = io::Error::other("the process that took the checkpoint died");
                     break Err(internal("checkpoint", died));
                 }
@@ -142,11 +146,15 @@ impl Shim {
         };
         drop(channel);
         self.reaper.wait(helper, None);
-        // What a killed helper has left has no lock any more.
-        if result.is_err()
-            && let Some(dir) = dir
-        {
-            let _ = cryopod_archive::remove_partial(&dir);
+        // What a killed helper has left has no lock any more. It may also have died between the last
+        // step of the archive and the report; nobody was told of that archive.
+        if result.is_err() {
+            if let Some(dir) = location.parent() {
+                let _ = cryopod_archive::remove_partial(dir);
+            }
+            if silent && !was_there {
+                let _ = std::fs::remove_file(&location);
+            }
         }
         match (result, given_up) {
             (Ok(report), _) => Ok(report),

@@ -11,23 +11,23 @@ use cryopod_runtime::{
 use crate::host::{Host, assert_state, script, wait_for};
 
 /// Counts in its log, in a file of its root, and in `/dev/shm`.
-const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >> /numbers; \
+pub(crate) const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; echo $i >> /numbers; \
                        echo $i > /dev/shm/last; sleep 0.02; done";
 
 fn numbers(text: &str) -> Vec<u64> {
     text.lines().map(|l| l.parse().unwrap()).collect()
 }
 
-fn logged(host: &Host, name: &str) -> Vec<u64> {
+pub(crate) fn logged(host: &Host, name: &str) -> Vec<u64> {
     host.log(name).iter().map(|(_, l)| l.parse().unwrap()).collect()
 }
 
-fn assert_in_order(numbers: &[u64]) {
+pub(crate) fn assert_in_order(numbers: &[u64]) {
     let wrong = numbers.iter().enumerate().find(|(i, n)| **n != *i as u64 + 1);
     assert!(wrong.is_none(), "{wrong:?} in {numbers:?}");
 }
 
-fn archive(host: &Host) -> PathBuf {
+pub(crate) fn archive(host: &Host) -> PathBuf {
     let dir = host.dir.path().join("checkpoints");
     let _ = fs::create_dir(&dir);
     dir.join("checkpoint.tar")
