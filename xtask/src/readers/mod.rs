@@ -111,8 +111,8 @@ fn images(shown: &str, programs: &[&str]) -> Result<usize> {
         if file.starts_with("core-") {
             let comm = entries.first().and_then(|entry| entry["tc"]["comm"].as_str());
             names.extend(comm.map(str::to_owned));
-            let state = entries.first().and_then(|entry| entry["tc"]["task_state"].as_str());
-            if matches!(state, Some("Dead" | "Zombie")) {
+            // crit has no name for this state.
+            if entries.first().is_some_and(|entry| entry["tc"]["task_state"] == 2) {
                 zombies.push(file.to_owned());
             }
         }

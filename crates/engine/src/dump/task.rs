@@ -52,8 +52,8 @@ const ASKED: &[(&str, i64, [u64; 6])] = &[
 ];
 
 const ALIVE: u32 = 1;
-const ZOMBIE: u32 = 3;
-const STOPPED: u32 = 6;
+const ZOMBIE: u32 = 2;
+const STOPPED: u32 = 3;
 
 /// The tree's entry of a task.
 pub(crate) fn tree_entry(task: &Task, inside: &Inside) -> Result<msg::PstreeEntry, DumpError> {

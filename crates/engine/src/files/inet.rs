@@ -183,7 +183,9 @@ pub fn dump(
     }
     let (src_port, src_addr) = address(&socket::name(fd).map_err(kernel)?);
     let peer = socket::peer(fd).map_err(kernel)?;
-    let (dst_port, dst_addr) = peer.as_deref().map_or((0, Vec::new()), address);
+    // criu wants both addresses to have the family's length, also of a socket without a peer.
+    let none = || (0, vec![0; src_addr.len()]);
+    let (dst_port, dst_addr) = peer.as_deref().map_or_else(none, address);
     let (mut state, mut backlog) = (TCP_CLOSE, 0);
     if proto == TCP {
         // struct tcp_info: the state first; of a listener, bytes 28..32 are its backlog.

@@ -13,8 +13,8 @@ use crate::segments::Content;
 use crate::store::{ImageSource, Pages};
 
 /// States of `task_core_entry.task_state` that are not alive (1).
-pub(crate) const ZOMBIE: u32 = 3;
-pub(crate) const STOPPED: u32 = 6;
+pub(crate) const ZOMBIE: u32 = 2;
+pub(crate) const STOPPED: u32 = 3;
 
 /// Everything of one task.
 #[derive(Debug)]
@@ -178,14 +178,15 @@ impl Images {
         } else {
             tids.insert(0, tree.pid);
         }
-        let mut cores = Vec::with_capacity(tids.len());
-        for tid in tids {
-            cores.push((tid as i32, one(source, Image::Core, u64::from(tid))?));
-        }
-        let mut task = TaskImages { tree, cores, body: None };
+        let first = one(source, Image::Core, id)?;
+        let mut task = TaskImages { tree, cores: vec![(id as i32, first)], body: None };
         if task.process()?.task_state == ZOMBIE {
+            // criu leaves its thread ids unset.
             self.tasks.push(task);
             return Ok(());
+        }
+        for tid in tids.into_iter().skip(1) {
+            task.cores.push((tid as i32, one(source, Image::Core, u64::from(tid))?));
         }
         for (tid, core) in &task.cores {
             let name = Image::Core.file_name(*tid as u64);
