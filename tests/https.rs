@@ -1,60 +1,23 @@
 //! The HTTPS door as `serve` opens it: certificates, statuses and bodies. What each status means is
 //! proven in the crate behind it; here, that the options of `serve` reach it.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::certificates::Certificates;
-use crate::client::{Answer, post};
-use crate::harness::{Node, cryopod, stderr, wait_for};
-
-/// A node with an HTTPS door, and what one needs to come in by it.
-struct Door {
-    node: Node,
-    certificates: Certificates,
-    address: SocketAddr,
-}
-
-impl Door {
-    fn open(more: &[&str]) -> Self {
-        let certificates = Certificates::make().unwrap();
-        let files = tempfile::tempdir().unwrap();
-        let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-        for (name, pem) in [
-            ("ca", &certificates.authority),
-            ("crt", &certificates.server.certificate),
-            ("key", &certificates.server.key),
-        ] {
-            std::fs::write(path(name), pem).unwrap();
-        }
-        let (ca, crt, key) = (path("ca"), path("crt"), path("key"));
-        let mut options = vec!["--client-ca-file", &ca];
-        options.extend(["--tls-cert-file", &crt, "--tls-private-key-file", &key]);
-        options.extend(more);
-        let node = Node::start_with(&options);
-        let address = wait_for("the address in the log", || {
-            let log = node.log();
-            let (_, rest) = log.split_once("serving HTTPS address=")?;
-            rest.split_whitespace().next()?.parse().ok()
-        });
-        Self { node, certificates, address }
-    }
-
-    async fn post(&self, path: &str) -> Answer {
-        post(self.address, path, &self.certificates, true).await.unwrap()
-    }
-}
+use crate::client::post;
+use crate::door::Door;
+use crate::harness::{Node, cryopod, stderr};
 
 #[tokio::test]
 async fn a_caller_needs_a_certificate_and_a_pod_must_exist() {
     let door = Door::open(&[]);
     let path = "/checkpoint/default/counter/counter";
     let answer = post(door.address, path, &door.certificates, false).await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (401, "Unauthorized"));
+    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (401, "Unauthorized"));
     let answer = door.post(path).await;
-    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (404, "pod does not exist"));
+    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (404, "pod does not exist"));
     let answer = door.post("/checkpoint/default/counter").await;
-    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (404, "404: Page Not Found"));
+    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (404, "404: Page Not Found"));
     // The folder of archives is root's.
     let mode = door.node.checkpoints().metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
@@ -64,7 +27,7 @@ async fn a_caller_needs_a_certificate_and_a_pod_must_exist() {
 async fn the_feature_gate_takes_the_route_away() {
     let door = Door::open(&["--feature-gates", "ContainerCheckpoint=false"]);
     let answer = door.post("/checkpoint/default/counter/counter").await;
-    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (404, "404 page not found\n"));
+    assert_eq!((answer.status().as_u16(), answer.body().as_str()), (404, "404 page not found\n"));
 }
 
 #[tokio::test]
@@ -75,7 +38,7 @@ async fn a_strangers_certificate_is_no_better_than_none() {
     stranger.authority.clone_from(&door.certificates.authority);
     let path = "/checkpoint/default/counter/counter";
     let answer = post(door.address, path, &stranger, true).await.unwrap();
-    assert_eq!(answer.status.as_u16(), 401);
+    assert_eq!(answer.status().as_u16(), 401);
 }
 
 #[test]

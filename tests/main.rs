@@ -7,6 +7,7 @@
 mod certificates;
 #[path = "../crates/cli/src/demo/https.rs"]
 mod client;
+mod door;
 mod harness;
 
 mod checkpoints;
@@ -18,3 +19,5 @@ mod demo;
 mod doors;
 mod https;
 mod images;
+mod probes;
+mod statuses;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -14,20 +15,23 @@ use tokio_rustls::TlsConnector;
 
 use super::certificates::Certificates;
 
-/// Status and body of an answer.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: http::StatusCode,
-    pub(super) body: String,
-}
-
 /// Posts nothing to `path` and gives the answer. With `identify` false no certificate is shown.
 pub(super) async fn post(
     address: SocketAddr,
     path: &str,
     certificates: &Certificates,
     identify: bool,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<Response<String>> {
+    send(address, Request::post(path), certificates, identify).await
+}
+
+/// Sends a request without a body and reads the answer to its end.
+pub(super) async fn send(
+    address: SocketAddr,
+    request: http::request::Builder,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<Response<String>> {
     let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
     let stream =
         TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
@@ -37,14 +41,14 @@ pub(super) async fn post(
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
     // It ends with the sender; what goes wrong on it, the request itself reports.
     tokio::spawn(connection);
-    let request = http::Request::post(path)
+    let request = request
         .header(http::header::HOST, address.to_string())
         .body(Empty::<bytes::Bytes>::new())
         .context("make the request")?;
     let answer = sender.send_request(request).await.context("send the request")?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.context("read the answer")?.to_bytes();
-    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.context("read the answer")?.to_bytes();
+    Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
 }
 
 fn config(certificates: &Certificates, identify: bool) -> anyhow::Result<ClientConfig> {

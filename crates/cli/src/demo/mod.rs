@@ -233,32 +233,32 @@ async fn checkpoint(stage: &Stage) -> anyhow::Result<(PathBuf, String)> {
     let path = format!("/checkpoint/{NAMESPACE}/{POD}/{CONTAINER}");
     let stranger = https::post(stage.https, &path, &stage.certificates, false).await?;
     ensure!(
-        stranger.status == http::StatusCode::UNAUTHORIZED,
+        stranger.status() == http::StatusCode::UNAUTHORIZED,
         "a caller without a certificate was answered {}",
-        stranger.status
+        stranger.status()
     );
     print::line(format_args!(
         "3. POST https://{}{path} with the certificate of {} (without one: {}).",
         stage.https,
         certificates::CLIENT_NAME,
-        stranger.status
+        stranger.status()
     ))?;
     let answer = https::post(stage.https, &path, &stage.certificates, true).await?;
     ensure!(
-        answer.status == http::StatusCode::OK,
+        answer.status() == http::StatusCode::OK,
         "the checkpoint was answered {}: {}",
-        answer.status,
-        answer.body
+        answer.status(),
+        answer.body()
     );
     #[derive(serde::Deserialize)]
     struct Items {
         items: Vec<PathBuf>,
     }
-    let items: Items = serde_json::from_str(&answer.body)
-        .with_context(|| format!("understand the answer {:?}", answer.body))?;
+    let items: Items = serde_json::from_str(answer.body())
+        .with_context(|| format!("understand the answer {:?}", answer.body()))?;
     let [archive] = <[PathBuf; 1]>::try_from(items.items)
         .map_err(|items| anyhow!("the answer names {} archives", items.len()))?;
-    Ok((archive, format!("{} {}", answer.status, answer.body)))
+    Ok((archive, format!("{} {}", answer.status(), answer.body())))
 }
 
 fn show_archive(path: &Path) -> anyhow::Result<()> {
