@@ -9,6 +9,8 @@
 //! `criu` and `crit` read what we write. Text that the kernel treats as bytes (paths, task names,
 //! mount options) is `bytes` here and `string` there: the same on the wire, and nothing is lost.
 //!
+//! Fields from 1000 on are ours: what CRIU's messages have no place for. Stock readers skip them.
+//!
 //! Unknown fields are dropped by decoding. Never decode and re-encode an image another program
 //! wrote in order to change it: copy it.
 //!

@@ -8,8 +8,6 @@ const GAPS: &[(&str, &str)] = &[
     ("memory_full", "whether a mapping counts as committed memory (VmFlags ac) can differ"),
     ("sched_full", "cpu affinity is not set again"),
     ("attributes_full", "timer slack is not set again"),
-    ("files_unlinked", "unlinked files are refused"),
-    ("files_unlinked_full", "unlinked files are refused"),
     ("file_locks", "file locks are not taken again"),
     ("file_locks_full", "file locks are not taken again"),
     ("cwd_umask_root_full", "a removed working directory is refused"),

@@ -178,7 +178,7 @@ pub fn dump(
     let inside = Inside::read(&tree)?;
     let inside_of = |host: i32| inside.of(host);
     let mut pending = Pending::default();
-    let mut files = Collector::new(&inside_of);
+    let mut files = Collector::new(options.pid, &inside_of)?;
     let mut ids = namespaces::Ids::new()?;
     let mut filters = Filters::default();
     let mut pstree = Vec::new();
@@ -221,6 +221,13 @@ pub fn dump(
         pending.many(Image::MemfdInode, 0, segments.memfds())?;
     }
     drop(segments);
+    let (ghosts, remaps) = std::mem::take(&mut files.ghosts).finish();
+    for (id, bytes) in ghosts {
+        pending.add(Image::GhostFile, id.into(), bytes);
+    }
+    if !remaps.is_empty() {
+        pending.many(Image::RemapFpath, 0, &remaps)?;
+    }
     let entries = std::mem::take(&mut files.entries);
     drop(files);
     let frozen = if options.leave_running {

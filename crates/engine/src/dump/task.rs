@@ -445,10 +445,8 @@ impl Work<'_, '_> {
     fn mapped_file(&mut self, area: &Area) -> Result<(u32, u32), DumpError> {
         let pid = self.pid();
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
-        let stat = rustix::fs::stat(&path)
-            .map_err(|e| DumpError::Proc { path, source: io::Error::from(e) })?;
         let flags = open_flags(area);
-        Ok((self.files.path(pid, area.path.clone(), &stat, flags)?, flags))
+        Ok((self.files.path(pid, &area.path, path, flags)?, flags))
     }
 
     fn dump_pages(&mut self, mm: &msg::MmEntry, sink: &mut dyn ImageSink) -> Result<(), DumpError> {

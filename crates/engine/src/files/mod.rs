@@ -5,7 +5,9 @@
 //! those whose device, inode, position, flags and mount agree.
 
 pub mod events;
+pub mod ghosts;
 pub mod inet;
+pub mod marks;
 pub mod memfd;
 pub mod pipes;
 pub mod regular;
@@ -14,12 +16,12 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cryopod_images::msg;
 use cryopod_sys::fcntl;
 use cryopod_sys::process::{self, Kcmp};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::error::{DumpError, Refusal};
 use crate::proc::fdinfo::FdInfo;
@@ -118,6 +120,10 @@ pub struct Collector<'a> {
     pub segments: Segments,
     /// Pipes seen so far.
     pub pipes: pipes::Pipes,
+    /// Files without a name seen so far.
+    pub ghosts: ghosts::Ghosts,
+    /// Root directory of the tree's first process.
+    pub root: OwnedFd,
     next_id: u32,
     /// Open file descriptions seen, by what is cheap to compare.
     seen: HashMap<Key, Vec<(i32, i32, u32)>>,
@@ -132,18 +138,26 @@ impl std::fmt::Debug for Collector<'_> {
 }
 
 impl<'a> Collector<'a> {
-    /// Begins a collection.
-    #[must_use]
-    pub fn new(inside: &'a dyn Fn(i32) -> i32) -> Self {
-        Self {
+    /// Begins a collection for the tree whose first process is `pid`.
+    ///
+    /// # Errors
+    /// Those of opening its root directory.
+    pub fn new(pid: i32, inside: &'a dyn Fn(i32) -> i32) -> Result<Self, DumpError> {
+        let path = format!("/proc/{pid}/root");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|e| DumpError::Proc { path, source: e.into() })?;
+        Ok(Self {
             entries: Vec::new(),
             inside,
             segments: Segments::default(),
             pipes: pipes::Pipes::default(),
+            ghosts: ghosts::Ghosts::default(),
+            root,
             next_id: 1,
             seen: HashMap::new(),
             paths: HashMap::new(),
-        }
+        })
     }
 
     /// A new file id.
@@ -255,23 +269,28 @@ impl<'a> Collector<'a> {
     }
 
     /// The entry of a file that is known by path: an executable, a mapped file, a directory.
-    /// `flags` are the open flags it is to be opened with.
+    /// `flags` are the open flags it is to be opened with, `door` is a path of /proc that opens it.
     ///
     /// # Errors
     /// A refusal, or what the kernel said.
     pub fn path(
         &mut self,
         pid: i32,
-        link: PathBuf,
-        stat: &Stat,
+        link: &Path,
+        door: String,
         flags: u32,
     ) -> Result<u32, DumpError> {
-        let key = (stat.st_dev, stat.st_ino, link.clone(), flags);
+        let stat = &rustix::fs::stat(&door)
+            .map_err(|e| DumpError::Proc { path: door.clone(), source: io::Error::from(e) })?;
+        let key = (stat.st_dev, stat.st_ino, link.to_owned(), flags);
         if let Some(id) = self.paths.get(&key) {
             return Ok(*id);
         }
         let id = self.fresh_id();
-        let reg = regular::entry(id, pid, &link, stat, flags, 0, msg::FownEntry::default())?;
+        let owner = msg::FownEntry::default();
+        let opening =
+            regular::Opening { id, pid, link, stat, flags, position: 0, owner, door, file: None };
+        let reg = regular::entry(self, opening)?;
         self.entries.push(msg::FileEntry {
             r#type: msg::FdTypes::Reg.into(),
             id,
@@ -309,11 +328,8 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// A refusal, or what the kernel said.
     pub fn link(&mut self, pid: i32, name: &str, flags: u32) -> Result<u32, DumpError> {
-        let path = format!("/proc/{pid}/{name}");
         let link = proc::link(&format!("{pid}/{name}"))?;
-        let stat = rustix::fs::stat(&path)
-            .map_err(|e| DumpError::Proc { path, source: io::Error::from(e) })?;
-        self.path(pid, link, &stat, flags)
+        self.path(pid, &link, format!("/proc/{pid}/{name}"), flags)
     }
 }
 

@@ -68,6 +68,10 @@ pub(crate) struct Images {
     pub(crate) memfds: HashMap<u64, msg::MemfdInodeEntry>,
     /// What was in the pipes.
     pub(crate) pipes: Contents,
+    /// Entries whose path does not lead to their file, by id.
+    pub(crate) remaps: HashMap<u32, msg::RemapFilePathEntry>,
+    /// Unlinked files, by their id.
+    pub(crate) ghosts: HashMap<u32, crate::files::ghosts::Content>,
 }
 
 fn bad(name: &str, what: impl std::fmt::Display) -> RestoreError {
@@ -143,7 +147,10 @@ impl Images {
                 (name, Some(found)) => Contents::read(&name, &found)?,
                 (_, None) => Contents::default(),
             },
+            remaps: HashMap::new(),
+            ghosts: HashMap::new(),
         };
+        images.load_remaps(source)?;
         for entry in tree {
             images.load_task(source, entry)?;
         }
@@ -155,6 +162,22 @@ impl Images {
             images.load_segment(source, id)?;
         }
         Ok(images)
+    }
+
+    fn load_remaps(&mut self, source: &dyn ImageSource) -> Result<(), RestoreError> {
+        let remaps = many::<msg::RemapFilePathEntry>(source, Image::RemapFpath, 0)?;
+        for remap in remaps.into_iter().flatten() {
+            // Images older than the field have unlinked files only.
+            let ghost = remap.remap_type.is_none() || remap.remap_type() == msg::RemapType::Ghost;
+            if ghost && !self.ghosts.contains_key(&remap.remap_id) {
+                let (name, found) = bytes(source, Image::GhostFile, remap.remap_id.into())?;
+                let found = found.ok_or_else(|| RestoreError::Missing { name: name.clone() })?;
+                let content = crate::files::ghosts::Content::read(&name, &found)?;
+                self.ghosts.insert(remap.remap_id, content);
+            }
+            self.remaps.insert(remap.orig_id, remap);
+        }
+        Ok(())
     }
 
     fn load_segment(&mut self, source: &dyn ImageSource, id: u32) -> Result<(), RestoreError> {

@@ -16,12 +16,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use cryopod_images::msg;
 use cryopod_sys::ptrace;
 use cryopod_sys::wait::{self, Status};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
-use crate::files::{events, inet, memfd, pipes, regular};
+use crate::files::{events, ghosts, inet, marks, memfd, pipes, regular};
 use crate::inject::Remote;
 use crate::proc::tasks;
 use crate::segments;
@@ -136,6 +137,8 @@ pub(crate) struct Context<'a> {
     memfds: HashMap<u64, OwnedFd>,
     /// Pipes made so far.
     pipes: pipes::Made,
+    /// Unlinked files made so far, by their id.
+    ghosts: HashMap<u32, ghosts::Ghost>,
     /// Epoll instances that are filled already.
     pub(crate) filled: std::collections::HashSet<u32>,
 }
@@ -157,6 +160,24 @@ impl<'a> Context<'a> {
             .get(&id)
             .map(AsFd::as_fd)
             .ok_or_else(|| RestoreError::Missing { name: format!("file {id}") })
+    }
+
+    /// The file that an area maps, opened as the area says: stock criu has one entry for openings
+    /// of a file that differ in their access only.
+    pub(crate) fn mapped(&mut self, area: &msg::VmaEntry) -> Result<OwnedFd, RestoreError> {
+        let images: &'a Images = self.images;
+        let id = area.shmid as u32;
+        let reg = images.files.get(&id).and_then(|f| f.reg.as_ref());
+        if let (Some(flags), Some(reg)) = (area.fdflags, reg)
+            && flags != reg.flags
+        {
+            return self.regular(&msg::RegFileEntry { flags, pos: 0, ..reg.clone() });
+        }
+        self.file(id)?.try_clone_to_owned().map_err(|source| RestoreError::Kernel {
+            pid: 0,
+            what: "cannot keep a file that is mapped".into(),
+            source,
+        })
     }
 
     /// The anonymous segment with this id, made at the first use by a mapping in the given task.
@@ -203,6 +224,48 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
+    /// Opens a file that is known by path, or that has lost its path.
+    fn regular(&mut self, reg: &msg::RegFileEntry) -> Result<OwnedFd, RestoreError> {
+        let images: &'a Images = self.images;
+        let root = self.root.as_fd();
+        let Some(remap) = images.remaps.get(&reg.id) else {
+            return regular::restore(reg, root);
+        };
+        if let Some(content) = images.ghosts.get(&remap.remap_id) {
+            let ghost = match self.ghosts.entry(remap.remap_id) {
+                Entry::Occupied(found) => found.into_mut(),
+                Entry::Vacant(slot) => slot.insert(ghosts::restore(reg, content, root)?),
+            };
+            return regular::restore_ghost(reg, ghost);
+        }
+        match remap.remap_type() {
+            msg::RemapType::Linked => {
+                let name = images.path(remap.remap_id)?.name.clone();
+                regular::restore(&msg::RegFileEntry { name, ..reg.clone() }, root)
+            }
+            _ => Err(RestoreError::Refused {
+                pid: 0,
+                what: format!(
+                    "file {} belonged to a process that had ended",
+                    String::from_utf8_lossy(&reg.name)
+                ),
+                way_out: "close it before the checkpoint",
+            }),
+        }
+    }
+
+    /// Takes away the names that were given to files for the time between dump and restore.
+    fn unlink(&self) {
+        let linked = |r: &&msg::RemapFilePathEntry| {
+            r.remap_type.is_some() && r.remap_type() == msg::RemapType::Linked
+        };
+        for remap in self.images.remaps.values().filter(linked) {
+            if let Ok(reg) = self.images.path(remap.remap_id) {
+                ghosts::forget(self.root.as_fd(), reg);
+            }
+        }
+    }
+
     fn open(&mut self, id: u32) -> Result<OwnedFd, RestoreError> {
         let images: &'a Images = self.images;
         let entry = images.files.get(&id).ok_or_else(|| RestoreError::Image {
@@ -210,7 +273,7 @@ impl<'a> Context<'a> {
             what: format!("there is no file with id {id}"),
         })?;
         if let Some(reg) = &entry.reg {
-            return regular::restore(reg, self.root.as_fd());
+            return self.regular(reg);
         }
         if let Some(pipe) = &entry.pipe {
             let inherit = &self.options.inherit;
@@ -279,23 +342,42 @@ fn enter_network(pid: i32) -> Result<(), RestoreError> {
     rustix::thread::move_into_link_name_space(ns.as_fd(), Some(kind)).map_err(|e| kernel(e.into()))
 }
 
+/// The root directory of the tree that is to be made.
+fn open_root(root: RestoreRoot) -> Result<OwnedFd, RestoreError> {
+    let path = match root {
+        RestoreRoot::Stopped(pid) => format!("/proc/{pid}/root"),
+        RestoreRoot::Spawn => "/proc/self/root".to_owned(),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|e| RestoreError::Kernel {
+        pid: 0,
+        what: "cannot open the root directory of the tree".into(),
+        source: io::Error::from(e),
+    })
+}
+
+/// Compares the files that the tree had mapped or open with what there is now, before anything is
+/// made.
+fn compare_files(images: &Images, root: std::os::fd::BorrowedFd<'_>) -> Result<(), RestoreError> {
+    let mut regs: Vec<&msg::RegFileEntry> = images
+        .files
+        .values()
+        .filter_map(|file| file.reg.as_ref())
+        .filter(|reg| marks::are_in(reg) && !images.remaps.contains_key(&reg.id))
+        .collect();
+    regs.sort_unstable_by_key(|reg| reg.id);
+    regs.into_iter().try_for_each(|reg| regular::compare(reg, root))
+}
+
 fn build(
     options: &RestoreOptions,
     images: &Images,
     forest: &mut tree::Forest<'_>,
 ) -> Result<Restored, RestoreError> {
+    let root = open_root(options.root)?;
+    compare_files(images, root.as_fd())?;
     forest.plant(options.root)?;
     let pid = forest.root_pid()?;
-    let root = rustix::fs::open(
-        format!("/proc/{pid}/root"),
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| RestoreError::Kernel {
-        pid: 0,
-        what: "cannot open the root directory of the tree".into(),
-        source: io::Error::from(e),
-    })?;
     enter_network(pid)?;
     let mut context = Context {
         images,
@@ -305,6 +387,7 @@ fn build(
         segments: HashMap::new(),
         memfds: HashMap::new(),
         pipes: pipes::Made::default(),
+        ghosts: HashMap::new(),
         filled: std::collections::HashSet::new(),
     };
     let mut tasks = Vec::new();
@@ -320,5 +403,6 @@ fn build(
         tasks.push(threads);
     }
     context.seal()?;
+    context.unlink();
     Ok(Restored { pid, tasks, stopped, released: false })
 }

@@ -1,6 +1,7 @@
 //! Rebuilding one process: address space, descriptors, threads, and what each thread has.
 
 use std::io;
+use std::os::fd::AsFd;
 
 use cryopod_images::{Image, msg, vma};
 use cryopod_sys::ptrace::{self, Registers};
@@ -121,14 +122,14 @@ impl Site<'_, '_> {
                     let file = context.segment(id, host, remote)?;
                     return Ok((transport.send(file, remote, space, scratch)?, area.pgoff));
                 }
-                let file = match context.file(id) {
+                let file = match context.mapped(area) {
                     Ok(file) => file,
                     Err(e) => {
                         refused = Some(e);
                         return Err(io::Error::other("refused"));
                     }
                 };
-                Ok((transport.send(file, remote, space, scratch)?, area.pgoff))
+                Ok((transport.send(file.as_fd(), remote, space, scratch)?, area.pgoff))
             });
         if let Some(e) = refused {
             return Err(e);
