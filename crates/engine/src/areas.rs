@@ -120,7 +120,7 @@ fn describe(area: &Area, backing: Backing) -> (u32, u32, u64) {
         }
         Backing::Segment(id) => (vma::REGULAR | vma::ANON_SHARED, mode | MAP_ANON, id),
         Backing::Memfd(id) => {
-            let kind = if area.shared { vma::ANON_SHARED } else { vma::FILE_PRIVATE };
+            let kind = if area.shared { vma::FILE_SHARED } else { vma::FILE_PRIVATE };
             (vma::REGULAR | kind | vma::MEMFD, mode, u64::from(id))
         }
         Backing::Kernel => {

@@ -41,7 +41,7 @@ const SPECIAL: [(i64, &str); 4] = [
 /// What kind of special file this is, when a copy of its bytes would not be one.
 #[must_use]
 pub fn special(door: &Path) -> Option<&'static str> {
-    let kind = rustix::fs::statfs(door).ok()?.f_type as i64;
+    let kind = rustix::fs::statfs(door).ok()?.f_type;
     SPECIAL.iter().find(|(k, _)| *k == kind).map(|(_, name)| *name)
 }
 
@@ -93,7 +93,7 @@ pub fn locate(root: BorrowedFd<'_>, link: &Path, stat: &Stat, door: &Path) -> Pl
         return Place::Nowhere;
     }
     // A file of the lower layer keeps the name it has there, which is not to be seen.
-    let layered = rustix::fs::statfs(door).is_ok_and(|s| s.f_type as i64 == OVERLAY);
+    let layered = rustix::fs::statfs(door).is_ok_and(|s| s.f_type == OVERLAY);
     if layered && stat.st_nlink == 1 {
         return Place::Nowhere;
     }

@@ -92,7 +92,7 @@ pub fn build_id(file: &File) -> io::Result<Vec<u32>> {
 /// Whether the kernel makes the content of this file when it is read.
 fn is_kernel_made(file: &File) -> io::Result<bool> {
     let kind = rustix::fs::fstatfs(file)?.f_type;
-    Ok(KERNEL_MADE.iter().any(|k| *k == kind as i64))
+    Ok(KERNEL_MADE.contains(&kind))
 }
 
 /// Adds the marks of a regular file that is open for reading.

@@ -117,10 +117,9 @@ pub(super) fn entry(
         Place::Named => {}
         Place::Elsewhere(other) => name = other,
         Place::Nowhere if let Some(what) = ghosts::special(door) => {
-            return Err(opening.refusal(
-                &format!(", which is {what}"),
-                "close it before the checkpoint",
-            ));
+            return Err(
+                opening.refusal(&format!(", which is {what}"), "close it before the checkpoint")
+            );
         }
         Place::Nowhere if regular || directory => {
             ghost = true;

@@ -167,7 +167,14 @@ impl<'a> Context<'a> {
     pub(crate) fn mapped(&mut self, area: &msg::VmaEntry) -> Result<OwnedFd, RestoreError> {
         let images: &'a Images = self.images;
         let id = area.shmid as u32;
-        let reg = images.files.get(&id).and_then(|f| f.reg.as_ref());
+        let entry = images.files.get(&id);
+        if let (Some(flags), Some(memfd)) = (area.fdflags, entry.and_then(|f| f.memfd.as_ref()))
+            && flags != memfd.flags
+        {
+            let opening = msg::MemfdFileEntry { flags, pos: 0, ..*memfd };
+            return memfd::restore(&opening, self.memfd(memfd.inode_id.into())?);
+        }
+        let reg = entry.and_then(|f| f.reg.as_ref());
         if let (Some(flags), Some(reg)) = (area.fdflags, reg)
             && flags != reg.flags
         {

@@ -6,5 +6,6 @@
 #![allow(clippy::print_stdout, reason = "what was skipped is told loudly")]
 
 mod death;
+mod files;
 mod program;
 mod victims;
