@@ -14,7 +14,7 @@ use crate::inject::calls::Scratch;
 use crate::inject::guard::Guard;
 use crate::inject::interrupted::{self, Resolution};
 use crate::inject::site::Site;
-use crate::inject::{Remote, Space};
+use crate::inject::{Remote, Space, finish_return};
 use crate::proc::maps::Area;
 use crate::proc::{self, limits, maps, stat, status};
 use crate::seccomp::Filters;
@@ -166,13 +166,14 @@ impl Work<'_, '_> {
     fn ask(&mut self, areas: &[Area]) -> Result<(Asked, Vec<msg::CoreEntry>), DumpError> {
         let pid = self.pid();
         let kernel = self.kernel("remote calls failed");
+        let space = Space::open(pid, areas)
+            .map_err(|e| self.refuse(e.to_string(), "report the kernel, please"))?;
         let mut pointers = Vec::with_capacity(self.task.threads.len());
         for thread in &self.task.threads {
+            finish_return(&space, thread.tid).map_err(&kernel)?;
             pointers.push(ptrace::registers(thread.tid).map_err(&kernel)?.rsp);
         }
         let xstate = ptrace::xstate(pid).map_err(&kernel)?.len();
-        let space = Space::open(pid, areas)
-            .map_err(|e| self.refuse(e.to_string(), "report the kernel, please"))?;
         let site = match Site::take(&space, areas, &pointers, xstate) {
             Ok(site) => site,
             Err(e) if e.kind() == io::ErrorKind::Unsupported => {

@@ -46,9 +46,13 @@ pub(crate) fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
     }
 }
 
-/// Lets a thread that a dead engine abandoned in the stub find its way back first: what it has now
-/// is not the program's. Nothing to do for any other thread.
-fn finish_return(space: &Space, tid: i32) -> io::Result<()> {
+/// Lets a thread that a dead engine abandoned in the stub find its way back: the registers it has
+/// now are not the program's, and it still needs its frame. Nothing to do for any other thread. To
+/// be called for every thread before the first [`site::Site`] is taken.
+///
+/// # Errors
+/// Those of ptrace; ESRCH when the thread ended meanwhile.
+pub fn finish_return(space: &Space, tid: i32) -> io::Result<()> {
     const TRIES: u32 = 8;
     for _ in 0..TRIES {
         let rip = ptrace::registers(tid)?.rip;
@@ -165,19 +169,17 @@ pub struct Remote {
 impl Remote {
     /// Prepares a thread in PTRACE_EVENT_STOP whose frame may lie at `frame` (a multiple of 16 with
     /// [`frame::size`] bytes of room that the program does not use). No call is made that `guard`
-    /// does not permit.
+    /// does not permit. [`finish_return`] was called for the thread before.
     ///
     /// # Errors
     /// Those of ptrace and of writing the frame.
     pub fn enter(space: &Space, tid: i32, frame: u64, guard: Guard) -> io::Result<Self> {
-        finish_return(space, tid)?;
         let mut remote = Self::enter_new(space, tid, frame)?;
         remote.guard = guard;
         Ok(remote)
     }
 
-    /// As [`Remote::enter`], for a thread that was itself made by the engine: it has no filters, and
-    /// it may rest in the stub.
+    /// As [`Remote::enter`], for a thread that was itself made by the engine: it has no filters.
     ///
     /// # Errors
     /// As [`Remote::enter`].
