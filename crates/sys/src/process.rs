@@ -192,23 +192,31 @@ pub unsafe fn clone3(args: CloneArgs<'_>) -> io::Result<Forked> {
 }
 
 /// Makes a child that sleeps until somebody takes it over by ptrace; it gets the first pid of
-/// `set_tid` when there is one. With `sibling` it becomes a child of the caller's parent.
+/// `set_tid` when there is one. It is killed when the caller's thread ends (PR_SET_PDEATHSIG), until
+/// that is undone in it.
 ///
 /// # Safety
 /// As [`clone3`]: the calling process must be single-threaded.
 ///
 /// # Errors
 /// Those of [`clone3`].
-pub unsafe fn spawn_sleeper(set_tid: &[i32], sibling: bool) -> io::Result<i32> {
-    let (flags, exit_signal) =
-        if sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
-    let args = CloneArgs { flags, exit_signal, set_tid, cgroup: None };
+pub unsafe fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
+    let args = CloneArgs { flags: 0, exit_signal: libc::SIGCHLD, set_tid, cgroup: None };
+    // SAFETY: no precondition.
+    let parent = unsafe { libc::getpid() };
     // SAFETY: the caller vouches for being single-threaded, and no memory is shared.
     match unsafe { clone3(args) }? {
         Forked::Parent(pid) => Ok(pid),
-        Forked::Child => loop {
-            // SAFETY: sleeps until a signal comes; nothing else runs in this process.
-            unsafe { libc::pause() };
+        // SAFETY: plain numbers; nothing else runs in this process. The parent may have ended
+        // before the child asked to hear of it.
+        Forked::Child => unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if libc::getppid() != parent {
+                libc::_exit(1);
+            }
+            loop {
+                libc::pause();
+            }
         },
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
     #[expect(unsafe_code, reason = "one of the two homes of unsafe")]
     // SAFETY: there is one thread, as just counted, and nobody else makes threads here.
     unsafe {
-        cryopod_sys::process::spawn_sleeper(set_tid, false)
+        cryopod_sys::process::spawn_sleeper(set_tid)
     }
 }
 

@@ -76,7 +76,9 @@ impl Restored {
                 source,
             })?;
         }
-        for tid in self.tasks.iter().flatten() {
+        // The first process last: killed in the middle, we take it with us (PTRACE_O_EXITKILL), and
+        // as the first of a pid namespace it takes all others.
+        for tid in self.tasks.iter().rev().flatten() {
             ptrace::detach(*tid, 0).map_err(|_| RestoreError::Vanished { pid: *tid })?;
         }
         self.released = true;

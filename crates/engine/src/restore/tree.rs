@@ -139,6 +139,8 @@ impl<'a> Forest<'a> {
             0,
         )?;
         remote.use_frame(at + FRAME_AT);
+        // From here on it ends with its tracer; its parent's end is not the program's concern.
+        remote.prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
         let scratch = Scratch { at, len: SCRATCH };
         Ok(Seedling { index: 0, pid, space, remote, scratch, parking: at + SCRATCH })
     }

@@ -1,7 +1,7 @@
 //! The engine is killed before and after every system call it makes: of a dump, from the first
 //! seize to the last detach, always over the same program, which must be as before each time and
-//! come to the right result at the end; of a restore, from its first call to the last detach, after
-//! which nothing may be left.
+//! come to the right result at the end; of a restore, from its first process to the last detach,
+//! after which nothing may be left.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{process, ptrace};
-use cryopod_testkit::{Owned, Running, Verdict, victim};
+use cryopod_testkit::{Owned, Running, Verdict, adopt, reap, victim};
 
 use crate::program;
 
@@ -209,4 +209,67 @@ fn the_engine_may_die_anywhere_over_a_filter_that_kills() {
     let (_, outcome) = dump_dies_everywhere("seccomp_kill").unwrap();
     let said = outcome.unwrap_err();
     assert!(said.contains("seccomp filter"), "{said}");
+}
+
+fn makes_a_process(regs: &ptrace::Registers) -> bool {
+    [libc::SYS_clone3, libc::SYS_clone].contains(&(regs.orig_rax as i64))
+}
+
+/// Names and sizes of the files in a folder.
+fn listing(folder: &Path) -> io::Result<BTreeSet<(std::ffi::OsString, u64)>> {
+    let entries = std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    entries.into_iter().map(|e| Ok((e.file_name(), e.metadata()?.len()))).collect()
+}
+
+/// Kills a restore of this victim at every `stride`-th stop before its threads are let go; how many
+/// times. With CRYOPOD_EVERY_STOP set in the environment at every one, which takes minutes.
+fn restore_dies(name: &str, stride: usize) -> io::Result<usize> {
+    let stride = if std::env::var_os("CRYOPOD_EVERY_STOP").is_some() { 1 } else { stride };
+    let folder = tempfile::tempdir()?;
+    let images = folder.path().join("images");
+    std::fs::create_dir(&images)?;
+    let mut running =
+        Running::ready(victim(name), &folder.path().join("run"), &[]).map_err(io::Error::other)?;
+    program::dump(running.pid(), &images, false).map_err(io::Error::other)?;
+    running.kill();
+    let work = listing(&running.place().work())?;
+    let dumped = listing(&images)?;
+    let proc = Path::new("/proc").join(running.pid().to_string());
+    let mut stops = 0;
+    let outcome = loop {
+        let engine = Doomed::start(&["restore"], &images)?;
+        if !engine.run_to(stops, makes_a_process)? {
+            break engine.finish()?;
+        }
+        engine.kill();
+        for _ in 0..2000 {
+            reap();
+            if !proc.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!proc.exists(), "{name}, killed at stop {stops}: it is still there");
+        assert_eq!(listing(&running.place().work())?, work, "{name}, killed at stop {stops}");
+        assert_eq!(listing(&images)?, dumped, "{name}, killed at stop {stops}");
+        stops += stride;
+    };
+    println!("{name}: the engine was killed at each {stride}. of {stops} stops of a restore");
+    assert_eq!(outcome, Ok(()), "the first restore that was let live, after {stops} deaths");
+    running.place().go().map_err(io::Error::other)?;
+    let verdict = running.place().await_verdict(running.pid(), Duration::from_secs(60));
+    assert_eq!(verdict.map_err(io::Error::other)?, Verdict::Ok);
+    Ok(stops)
+}
+
+#[test]
+fn nothing_is_left_wherever_the_engine_dies_in_a_restore() {
+    adopt().unwrap();
+    assert!(restore_dies("counter_static", 23).unwrap() > 500);
+}
+
+#[test]
+fn nothing_is_left_wherever_the_engine_dies_in_a_restore_of_threads() {
+    adopt().unwrap();
+    assert!(restore_dies("threads", 97).unwrap() > 500);
 }

@@ -254,7 +254,8 @@ fn is_gone(pid: u32) -> bool {
 pub struct Running {
     place: Workplace,
     child: Child,
-    _owned: Owned,
+    /// Its pid may be restored after [`Running::kill`], and is nobody's then.
+    owned: Option<Owned>,
 }
 
 impl Running {
@@ -285,7 +286,7 @@ impl Running {
                 other => break other.map_err(io("start", place.executable()))?,
             }
         };
-        Ok(Running { place, child, _owned: owned })
+        Ok(Running { place, child, owned: Some(owned) })
     }
 
     /// Starts `victim` and waits until its object is set up.
@@ -331,6 +332,7 @@ impl Running {
         // a restored one is not this process's child: nothing to reap then
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.owned = None;
     }
 }
 
