@@ -72,6 +72,11 @@ impl Node {
         self.folder.path()
     }
 
+    /// Name of its cgroup below the roots of the hierarchies.
+    pub(crate) fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder().join("run/cryopod.sock")
     }
@@ -200,10 +205,15 @@ impl Drop for Node {
         if std::thread::panicking() {
             eprintln!("--- the server's log\n{}", self.log());
         }
-        // Left empty by the pods; the hierarchies of cgroup v1, or the one of v2.
-        let roots = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for root in roots.map(|root| root.path()).chain(["/sys/fs/cgroup".into()]) {
-            std::fs::remove_dir(root.join(&self.cgroup)).ok();
-        }
+        remove_cgroup(&self.cgroup);
+    }
+}
+
+/// Removes a node's cgroup, left empty by its pods, from the hierarchies of cgroup v1, or the one
+/// of v2.
+pub(crate) fn remove_cgroup(name: &str) {
+    let roots = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    for root in roots.map(|root| root.path()).chain(["/sys/fs/cgroup".into()]) {
+        std::fs::remove_dir(root.join(name)).ok();
     }
 }

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::harness::{Node, stdout, wait_for};
 
-/// Makes a root filesystem of a shell and `sleep`, with the libraries `ldd` names.
+/// Makes a root filesystem of a shell, `sleep` and `cat`, with the libraries `ldd` names.
 pub(crate) fn make_root(root: &Path) {
-    for program in ["/bin/sh", "/bin/sleep"] {
+    for program in ["/bin/sh", "/bin/sleep", "/bin/cat"] {
         copy_into(root, Path::new(program));
         let output = Command::new("ldd").arg(program).output().unwrap();
         let text = stdout(&output);
@@ -81,7 +81,7 @@ fn oci_layout(folder: &Path, layer: &[u8]) {
 }
 
 /// Writes what `docker save` writes.
-fn docker_archive(path: &Path, layer: &[u8]) {
+pub(crate) fn docker_archive(path: &Path, layer: &[u8]) {
     let config = config(layer).to_string();
     let config_name = format!("{}.json", digest(config.as_bytes()));
     let manifest = json!([{
@@ -102,7 +102,7 @@ fn docker_archive(path: &Path, layer: &[u8]) {
     builder.finish().unwrap();
 }
 
-fn layer(folder: &Path) -> Vec<u8> {
+pub(crate) fn layer(folder: &Path) -> Vec<u8> {
     let root: PathBuf = folder.join("image-root");
     make_root(&root);
     std::fs::create_dir(root.join("work")).unwrap();
