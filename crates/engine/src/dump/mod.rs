@@ -1,9 +1,10 @@
 //! Dump of a process tree: the order of the work.
 //!
-//! Frozen: every thread is stopped, then each task is asked for its state and its memory copied.
+//! First the running tree is looked at for what must be refused. Frozen: every thread is stopped, then each task is asked for its state and its memory copied.
 //! Then all are let go. The images that are small are written after the thaw.
 
 mod namespaces;
+mod survey;
 mod task;
 
 use std::collections::HashMap;
@@ -161,6 +162,8 @@ pub fn dump(
     sink: &mut dyn ImageSink,
     while_frozen: &mut dyn FnMut() -> std::io::Result<()>,
 ) -> Result<DumpReport, DumpError> {
+    check(&options.cancel)?;
+    survey::survey(options.pid)?;
     check(&options.cancel)?;
     let begin = Instant::now();
     let mut tree = Tree::seize(options.pid, &options.cgroup_procs)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{process, ptrace};
-use cryopod_testkit::{Owned, Running, Verdict, adopt, reap, victim};
+use cryopod_testkit::{Fate, Owned, Running, Verdict, adopt, reap, victim, victims};
 
 use crate::program;
 
@@ -209,6 +209,33 @@ fn the_engine_may_die_anywhere_over_a_filter_that_kills() {
     let (_, outcome) = dump_dies_everywhere("seccomp_kill").unwrap();
     let said = outcome.unwrap_err();
     assert!(said.contains("seccomp filter"), "{said}");
+}
+
+/// Victims whose refusal shows only in a stopped task, or needs a descriptor taken.
+const LATE: &[&str] = &["seccomp_kill", "netlink_waiting", "unix_backlog", "mqueue"];
+
+/// Whether a dump of this victim stopped anything.
+fn stops_for(name: &str) -> io::Result<bool> {
+    let folder = tempfile::tempdir()?;
+    let images = folder.path().join("images");
+    std::fs::create_dir(&images)?;
+    let running =
+        Running::ready(victim(name), &folder.path().join("run"), &[]).map_err(io::Error::other)?;
+    let args = ["dump", "--leave-running", "--pid", &running.pid().to_string()];
+    let engine = Doomed::start(&args, &images)?;
+    let stops = engine.run_to(0, seizes)?;
+    engine.kill();
+    Ok(stops)
+}
+
+#[test]
+fn what_is_not_carried_is_refused_before_anything_is_stopped() {
+    let refused = victims().iter().filter(|v| matches!(v.fate, Fate::Refused(_)));
+    let late: Vec<&str> = refused
+        .map(|v| v.name)
+        .filter(|name| stops_for(name).unwrap() != LATE.contains(name))
+        .collect();
+    assert!(late.is_empty(), "not as listed: {late:?}");
 }
 
 fn makes_a_process(regs: &ptrace::Registers) -> bool {

@@ -1,0 +1,158 @@
+//! A look at the running tree for what cannot be carried, so that it is refused before anything is
+//! stopped.
+//!
+//! Only names are looked at: links and files of /proc. No descriptor is taken, since a duplicate,
+//! held for however short a time, can be noticed (a pipe that is closed and not yet at its end).
+//! What comes up later, or shows only in a stopped task, is refused inside the freeze by the modules
+//! that dump it; what is gone by then does no harm.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use cryopod_images::msg;
+use rustix::fs::FileType;
+
+use super::{namespaces, refuse_shared};
+use crate::error::{DumpError, Refusal};
+use crate::files::regular::is_plain_device;
+use crate::proc::{self, fdinfo, stat, status, tasks};
+
+/// Files without a name in the tree that are carried, as /proc shows them.
+const CARRIED: &[&str] = &[
+    "anon_inode:[eventfd]",
+    "anon_inode:[eventpoll]",
+    "anon_inode:[signalfd]",
+    "anon_inode:[timerfd]",
+    "anon_inode:inotify",
+];
+
+/// Mapped files that are no files: beginning of the name, what to call it.
+const MAPPED: &[(&str, &str)] = &[
+    ("/SYSV", "System V shared memory"),
+    ("/[aio]", "an aio context"),
+    ("/secretmem", "secret memory"),
+    ("anon_inode:", "memory of a file that is not carried"),
+];
+
+/// Looks at the tree under `root`.
+///
+/// # Errors
+/// [`DumpError::Refused`] only: what cannot be read has ended or is looked at again when stopped.
+pub(super) fn survey(root: i32) -> Result<(), DumpError> {
+    let Ok(mut ids) = namespaces::Ids::new() else { return Ok(()) };
+    let mut seen: Vec<msg::TaskKobjIdsEntry> = Vec::new();
+    let mut known = HashSet::new();
+    let mut todo = vec![root];
+    while let Some(pid) = todo.pop() {
+        if !known.insert(pid) {
+            continue;
+        }
+        todo.extend(tasks::children(pid).unwrap_or_default());
+        pass(process(pid))?;
+        if stat::of(pid, pid).is_ok_and(|s| s.state != b'Z') {
+            pass(ids.of_task(pid).and_then(|ids| refuse_shared(pid, &ids, &mut seen)))?;
+            pass(mappings(pid))?;
+            pass(descriptors(pid))?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps refusals, drops what could not be read.
+fn pass(result: Result<(), DumpError>) -> Result<(), DumpError> {
+    match result {
+        Err(e @ DumpError::Refused(_)) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn refuse(pid: i32, resource: String, way_out: &'static str) -> Result<(), DumpError> {
+    let comm = status::of(pid, pid).map_or_else(|_| "?".into(), |s| s.name);
+    Err(DumpError::Refused(Refusal { pid, comm, resource, way_out }))
+}
+
+fn process(pid: i32) -> Result<(), DumpError> {
+    let threads = tasks::threads(pid)?;
+    let leader = stat::of(pid, pid)?;
+    if leader.state == b'Z' && threads.len() > 1 {
+        return refuse(
+            pid,
+            "a thread group leader that has ended before its threads".into(),
+            "let the first thread wait for the others",
+        );
+    }
+    for tid in threads {
+        let Ok(status) = status::of(pid, tid) else { continue };
+        if status.tracer != 0 {
+            return refuse(
+                pid,
+                format!("thread {tid} is traced by process {}", status.tracer),
+                "detach the debugger",
+            );
+        }
+        if status.seccomp == 1 {
+            return refuse(pid, "seccomp's strict mode".into(), "use a filter instead");
+        }
+    }
+    Ok(())
+}
+
+fn mappings(pid: i32) -> Result<(), DumpError> {
+    let text = proc::read(&format!("{pid}/maps"))?;
+    for line in String::from_utf8_lossy(&text).lines() {
+        // Range, protection, offset, device, inode, and the name behind blanks.
+        let Some(name) = line.splitn(6, ' ').nth(5).map(str::trim_start) else { continue };
+        if let Some((_, what)) = MAPPED.iter().find(|(start, _)| name.starts_with(start)) {
+            let at = line.split(' ').next().unwrap_or_default();
+            return refuse(
+                pid,
+                format!("{what} ({name}) at {at}"),
+                "unmap it before the checkpoint",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn descriptors(pid: i32) -> Result<(), DumpError> {
+    let mut foreign = None;
+    for fd in fdinfo::descriptors(pid)? {
+        let path = format!("{pid}/fd/{fd}");
+        let Ok(link) = proc::link(&path) else { continue };
+        let Ok(stat) = rustix::fs::stat(Path::new("/proc").join(&path)) else { continue };
+        let name = link.to_string_lossy();
+        let refused = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::CharacterDevice => !is_plain_device(&stat),
+            FileType::BlockDevice => true,
+            FileType::Socket => {
+                let foreign = foreign.get_or_insert_with(|| foreign_sockets(pid));
+                foreign.contains(&stat.st_ino)
+            }
+            _ => name.starts_with("anon_inode:") && !CARRIED.contains(&&*name),
+        };
+        if refused {
+            let kind = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Socket => "a packet or raw socket, ",
+                FileType::CharacterDevice | FileType::BlockDevice => "the device ",
+                _ => "",
+            };
+            let what = format!("descriptor {fd}: {kind}{name}");
+            return refuse(pid, what, "close it before the checkpoint");
+        }
+    }
+    Ok(())
+}
+
+/// Inodes of the packet and raw sockets in the process's network namespace, by the tables of
+/// proc_net(5).
+fn foreign_sockets(pid: i32) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    // The column that has the inode.
+    for (table, column) in [("packet", 8), ("raw", 9), ("raw6", 9)] {
+        let text = proc::read(&format!("{pid}/net/{table}")).unwrap_or_default();
+        for line in String::from_utf8_lossy(&text).lines().skip(1) {
+            found.extend(line.split_whitespace().nth(column).and_then(|n| n.parse::<u64>().ok()));
+        }
+    }
+    found
+}
