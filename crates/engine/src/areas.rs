@@ -14,6 +14,8 @@ pub const GUARD: u32 = 1 << 16;
 /// Page size of x86_64 in bytes.
 pub const PAGE: u64 = 4096;
 
+/// Memory protection: may be written.
+pub const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u32 = 0x01;
 const MAP_PRIVATE: u32 = 0x02;
 const MAP_ANON: u32 = 0x20;
@@ -162,6 +164,9 @@ pub fn dump(area: &Area, backing: Backing, open_flags: Option<u32>) -> msg::VmaE
         fd: -1,
         madv: (madv != 0).then_some(madv),
         fdflags: open_flags,
+        // The kernel counts what is, or once was, private and writable.
+        accounted: (!area.shared && area.prot & PROT_WRITE == 0 && area.has(b"ac")).then_some(true),
+        locked_on_fault: area.has(b"lf").then_some(true),
     }
 }
 

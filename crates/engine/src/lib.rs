@@ -17,6 +17,7 @@ pub mod memory;
 pub mod proc;
 pub mod registers;
 pub mod restore;
+pub mod scheduling;
 pub mod seccomp;
 pub mod segments;
 pub mod seize;

@@ -61,11 +61,11 @@ pub struct Timer {
     pub interval: (u64, u64),
 }
 
-/// Arms a timerfd relative to now.
+/// Arms a timerfd, relative to now or as `flags` (TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET) say.
 ///
 /// # Errors
 /// Those of timerfd_settime(2).
-pub fn arm_timerfd(fd: BorrowedFd<'_>, timer: Timer) -> io::Result<()> {
+pub fn arm_timerfd(fd: BorrowedFd<'_>, flags: i32, timer: Timer) -> io::Result<()> {
     let spec = |(sec, nsec): (u64, u64)| libc::timespec {
         tv_sec: sec as libc::time_t,
         tv_nsec: nsec as libc::c_long,
@@ -73,7 +73,7 @@ pub fn arm_timerfd(fd: BorrowedFd<'_>, timer: Timer) -> io::Result<()> {
     let spec = libc::itimerspec { it_value: spec(timer.value), it_interval: spec(timer.interval) };
     // SAFETY: `spec` is live, the old value is not wanted.
     check(i64::from(unsafe {
-        libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut())
+        libc::timerfd_settime(fd.as_raw_fd(), flags, &raw const spec, std::ptr::null_mut())
     }))
     .map(drop)
 }

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
+pub mod sched;
 pub mod signal;
 pub mod socket;
 pub mod spawn;

@@ -5,15 +5,11 @@
 
 const GAPS: &[(&str, &str)] = &[
     ("posix_timers_full", "a pending timer signal comes back without its overrun count"),
-    ("memory_full", "whether a mapping counts as committed memory (VmFlags ac) can differ"),
-    ("sched_full", "cpu affinity is not set again"),
-    ("attributes_full", "timer slack is not set again"),
     ("file_locks", "file locks are not taken again"),
     ("file_locks_full", "file locks are not taken again"),
     ("cwd_umask_root_full", "a removed working directory is refused"),
     ("fifo", "named pipes are refused"),
     ("epoll_full", "an epoll instance with EPOLLEXCLUSIVE or a nested one is not filled again"),
-    ("timerfd_full", "TFD_TIMER_CANCEL_ON_SET is not set again"),
     ("inotify", "inotify is refused"),
     ("inotify_full", "inotify is refused"),
     ("unix_pair", "unix sockets are refused"),

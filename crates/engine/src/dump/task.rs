@@ -20,7 +20,7 @@ use crate::proc::{self, limits, maps, stat, status};
 use crate::seccomp::Filters;
 use crate::seize::Task;
 use crate::store::ImageSink;
-use crate::{credentials, memory, registers, signals, timers};
+use crate::{credentials, memory, registers, scheduling, signals, timers};
 
 const PR_GET_TID_ADDRESS: i32 = 40;
 const PR_GET_THP_DISABLE: i32 = 42;
@@ -300,6 +300,8 @@ impl Work<'_, '_> {
             }
             _ => return Err(self.refuse("an unknown seccomp mode".into(), "use a filter instead")),
         };
+        let scheduling = scheduling::dump(pid, tid, &stat)?
+            .map_err(|what| self.refuse(what, "use another policy"))?;
         Ok(msg::CoreEntry {
             mtype: msg::core_entry::March::X8664.into(),
             thread_info: Some(msg::ThreadInfoX86 {
@@ -312,7 +314,11 @@ impl Work<'_, '_> {
                 futex_rla: robust,
                 futex_rla_len: robust_len as u32,
                 sched_nice: Some(stat.nice),
-                sched_policy: Some(stat.policy),
+                sched_policy: Some(scheduling.policy),
+                cpus: scheduling.cpus,
+                io_priority: scheduling.io_priority,
+                timer_slack: scheduling.timer_slack,
+                memory_failure: scheduling.memory_failure,
                 sched_prio: (stat.rt_priority != 0).then_some(stat.rt_priority),
                 blk_sigset: Some(remote.mask()),
                 sas: Some(signals::dump_alternate_stack(remote, space, scratch).map_err(&kernel)?),
@@ -439,6 +445,8 @@ impl Work<'_, '_> {
             dumpable: Some(asked.dumpable),
             aios: Vec::new(),
             thp_disabled: Some(asked.thp_disabled),
+            // The kernel shows it in hexadecimal; it has none for kernel threads only.
+            coredump_filter: Some(number(pid, "coredump_filter", 16)? as u32),
         })
     }
 

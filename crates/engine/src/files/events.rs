@@ -19,6 +19,12 @@ use crate::proc;
 const NONBLOCK: u32 = libc::O_NONBLOCK as u32;
 /// EFD_SEMAPHORE, kept in the lowest bit of the flags.
 const SEMAPHORE: u32 = 1;
+/// TFD_TIMER_ABSTIME and TFD_TIMER_CANCEL_ON_SET.
+const ABSOLUTE: u32 = 1;
+const CANCEL_ON_SET: u32 = 2;
+const SECOND: u64 = 1_000_000_000;
+/// How often a timerfd is asked.
+const ASK: u32 = 5;
 
 fn missing(file: &OpenFile, what: &str) -> DumpError {
     proc::malformed(&format!("{}/fdinfo/{}", file.pid, file.fd), what)
@@ -82,7 +88,18 @@ fn pair(text: &str) -> Option<(u64, u64)> {
     Some((sec.trim().parse().ok()?, nsec.trim().parse().ok()?))
 }
 
-/// Makes the entry of a timerfd.
+/// Time of a clock that all time namespaces share, in nanoseconds: the wall clock.
+fn clock_of(clock: u32) -> Option<u64> {
+    const REALTIME_ALARM: u32 = libc::CLOCK_REALTIME_ALARM as u32;
+    if !matches!(clock, 0 | REALTIME_ALARM) {
+        return None;
+    }
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Some(now.tv_sec as u64 * SECOND + now.tv_nsec as u64)
+}
+
+/// Makes the entry of a timerfd. One that is set to an absolute time of the wall clock keeps that
+/// time, however long the way to the restore is.
 ///
 /// # Errors
 /// An fdinfo that is not understood.
@@ -91,19 +108,35 @@ pub fn dump_timerfd(
     id: u32,
     file: &OpenFile,
 ) -> Result<msg::FileEntry, DumpError> {
+    // Expirations are counted when somebody asks; before, an expired timer looks disarmed. Asked
+    // again for one that expires in between.
+    let mut info = file.info.clone();
+    let mut value = (0, 0);
+    for _ in 0..ASK {
+        let asked = rustix::time::timerfd_gettime(&file.file).map_err(|e| DumpError::Kernel {
+            pid: file.pid,
+            what: "cannot read a timerfd",
+            source: e.into(),
+        })?;
+        value = (asked.it_value.tv_sec as u64, asked.it_value.tv_nsec as u64);
+        info = proc::fdinfo::of(file.pid, file.fd)?;
+        let shown = info.get("it_value").and_then(pair);
+        if value == (0, 0) || shown.is_some_and(|shown| shown != (0, 0)) {
+            break;
+        }
+    }
     let number = |key: &str| {
-        file.info
-            .get(key)
-            .and_then(|v| v.trim().parse::<u64>().ok())
-            .ok_or_else(|| missing(file, key))
+        info.get(key).and_then(|v| v.trim().parse::<u64>().ok()).ok_or_else(|| missing(file, key))
     };
-    let time = |key: &str| file.info.get(key).and_then(pair).ok_or_else(|| missing(file, key));
-    let settime = file
-        .info
+    let interval = info.get("it_interval").and_then(pair);
+    let interval = interval.ok_or_else(|| missing(file, "it_interval"))?;
+    let settime = info
         .get("settime flags")
         .and_then(|v| u32::from_str_radix(v.trim(), 8).ok())
         .ok_or_else(|| missing(file, "settime flags"))?;
-    let (value, interval) = (time("it_value")?, time("it_interval")?);
+    let clock = number("clockid")? as u32;
+    let armed = settime & ABSOLUTE != 0 && value != (0, 0);
+    let due = clock_of(clock).filter(|_| armed).map(|now| now + value.0 * SECOND + value.1);
     Ok(msg::FileEntry {
         r#type: msg::FdTypes::Timerfd.into(),
         id,
@@ -111,13 +144,14 @@ pub fn dump_timerfd(
             id,
             flags: file.flags(),
             fown: dump_owner(file, collector.inside)?,
-            clockid: number("clockid")? as u32,
+            clockid: clock,
             ticks: number("ticks")?,
             settime_flags: settime,
             vsec: value.0,
             vnsec: value.1,
             isec: interval.0,
             insec: interval.1,
+            due,
         }),
         ..Default::default()
     })
@@ -210,9 +244,21 @@ pub fn restore_timerfd(entry: &msg::TimerfdEntry) -> Result<OwnedFd, RestoreErro
     let fail = kernel("a timerfd");
     let fd =
         events::timerfd(entry.clockid as i32, (entry.flags & NONBLOCK) as i32).map_err(&fail)?;
-    let timer =
-        events::Timer { value: (entry.vsec, entry.vnsec), interval: (entry.isec, entry.insec) };
-    events::arm_timerfd(fd.as_fd(), timer).map_err(&fail)?;
+    let interval = (entry.isec, entry.insec);
+    let mut flags = 0;
+    let mut value = (entry.vsec, entry.vnsec);
+    if value != (0, 0)
+        && let Some(now) = clock_of(entry.clockid)
+    {
+        let left = entry.vsec.saturating_mul(SECOND).saturating_add(entry.vnsec);
+        let due = entry.due.unwrap_or(now.saturating_add(left));
+        if entry.due.is_some() || entry.settime_flags & CANCEL_ON_SET != 0 {
+            flags = ABSOLUTE | entry.settime_flags & CANCEL_ON_SET;
+            value = (due / SECOND, due % SECOND);
+        }
+    }
+    events::arm_timerfd(fd.as_fd(), flags as i32, events::Timer { value, interval })
+        .map_err(&fail)?;
     if entry.ticks != 0 {
         events::set_timerfd_ticks(fd.as_fd(), entry.ticks).map_err(&fail)?;
     }

@@ -179,9 +179,12 @@ pub(crate) fn map(
             let (fd, offset) = open(area, remote, space)?;
             (fd, flags & !libc::MAP_ANONYMOUS, offset)
         };
-        // With its own protection at once: a private mapping that was writable for a moment would
-        // stay accounted for. Pages are written by ptrace's right where it is not writable.
-        remote.mmap(area.start, len, area.prot as i32, flags, fd, offset)?;
+        // With its own protection at once, but for one that was writable before: a private mapping
+        // that was written to stays accounted for. Pages are written by ptrace's right where it is
+        // not writable.
+        let accounted = area.accounted == Some(true);
+        let prot = if accounted { area.prot | areas::PROT_WRITE } else { area.prot };
+        remote.mmap(area.start, len, prot as i32, flags, fd, offset)?;
         if fd >= 0 {
             remote.close(fd)?;
         }
@@ -247,15 +250,19 @@ pub(crate) fn fill(
     remote.close(fd)
 }
 
-/// Gives the areas their advice and locks.
+/// Gives the areas their last protection, advice and locks.
 pub(crate) fn finish(body: &Body, remote: &mut Remote) -> io::Result<()> {
     for area in body.mm.vmas.iter().filter(|a| is_ours(a)) {
         let len = area.end - area.start;
+        if area.accounted == Some(true) {
+            remote.mprotect(area.start, len, area.prot)?;
+        }
         for advice in areas::advice(area) {
             remote.madvise(area.start, len, advice)?;
         }
         if areas::is_locked(area) {
-            remote.call(libc::SYS_mlock, [area.start, len, 0, 0, 0, 0])?;
+            let flags = if area.locked_on_fault == Some(true) { libc::MLOCK_ONFAULT } else { 0 };
+            remote.call(libc::SYS_mlock2, [area.start, len, u64::from(flags), 0, 0, 0])?;
         }
     }
     Ok(())

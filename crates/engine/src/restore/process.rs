@@ -15,7 +15,7 @@ use crate::error::RestoreError;
 use crate::files::events;
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
-use crate::{credentials, registers, seccomp, signals, timers};
+use crate::{credentials, registers, scheduling, seccomp, signals, timers};
 
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
 const PR_SET_THP_DISABLE: i32 = 41;
@@ -212,6 +212,10 @@ impl Site<'_, '_> {
         if let Some(adj) = core.oom_score_adj {
             self.oom_score(adj)?;
         }
+        if let Some(filter) = self.body.mm.coredump_filter {
+            let path = format!("/proc/{}/coredump_filter", self.host);
+            std::fs::write(path, filter.to_string()).map_err(&fail)?;
+        }
         let remote = &mut self.remote;
         if core.personality != 0 {
             let persona = u64::from(core.personality);
@@ -384,6 +388,9 @@ impl Site<'_, '_> {
         let Some(info) = &core.thread_info else {
             return Err(self.image_error(tid, "it has no registers".into()));
         };
+        if let Some(state) = &core.thread_core {
+            scheduling::restore_outside(state, tid, host, self.context.options.clamp)?;
+        }
         let current = ptrace::xstate(host).map_err(&fail)?;
         let xstate = registers::restore_xstate(&info.fpregs, &current)
             .map_err(|what| self.image_error(tid, what))?;
@@ -433,7 +440,7 @@ fn thread_state(
         let args = [rseq.rseq_abi_pointer, len, 0, u64::from(rseq.signature), 0, 0];
         remote.call(libc::SYS_rseq, args)?;
     }
-    schedule(state, remote, space, scratch)?;
+    scheduling::restore(state, remote, space, scratch)?;
     if let Some(newest) = state.seccomp_filter
         && state.seccomp_mode() == msg::SeccompMode::Filter
     {
@@ -448,26 +455,4 @@ fn thread_state(
         remote.prctl(libc::PR_SET_PDEATHSIG, [u64::from(signal), 0, 0, 0])?;
     }
     Ok(())
-}
-
-/// Scheduling policy, priority and nice value, where they differ from the default.
-fn schedule(
-    state: &msg::ThreadCoreEntry,
-    remote: &mut Remote,
-    space: &Space,
-    scratch: Scratch,
-) -> io::Result<()> {
-    let policy = state.sched_policy.unwrap_or(0);
-    let priority = state.sched_prio.unwrap_or(0);
-    let args = [0, u64::from(policy), 0, 0, 0, 0];
-    remote.call_in(
-        space,
-        scratch,
-        libc::SYS_sched_setscheduler,
-        args,
-        2,
-        &priority.to_le_bytes(),
-    )?;
-    let nice = i64::from(state.sched_nice.unwrap_or(0)) as u64;
-    remote.call(libc::SYS_setpriority, [libc::PRIO_PROCESS.into(), 0, nice, 0, 0, 0]).map(drop)
 }
