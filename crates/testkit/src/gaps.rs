@@ -5,9 +5,6 @@
 
 const GAPS: &[(&str, &str)] = &[
     ("posix_timers_full", "a pending timer signal comes back without its overrun count"),
-    ("file_locks", "file locks are not taken again"),
-    ("file_locks_full", "file locks are not taken again"),
-    ("cwd_umask_root_full", "a removed working directory is refused"),
     ("fifo", "named pipes are refused"),
     ("epoll_full", "an epoll instance with EPOLLEXCLUSIVE or a nested one is not filled again"),
     ("inotify", "inotify is refused"),
@@ -25,7 +22,6 @@ const GAPS: &[(&str, &str)] = &[
     ("tcp_listen_full", "TCP_DEFER_ACCEPT is not set again"),
     ("tree_full", "a process group whose leader has ended is not made again"),
     ("stopped_full", "a stop that was reported is reported once more"),
-    ("clone_files", "a shared descriptor table is refused"),
     ("udp_bound_full", "datagrams that wait in a queue are lost"),
     ("tcp_established", "sending on the ended connection succeeds once"),
 ];

@@ -196,7 +196,7 @@ pub fn dump(
             continue;
         }
         let task_ids = ids.of_task(task.pid)?;
-        refuse_shared(task.pid, &task_ids, &mut seen)?;
+        refuse_shared((task.pid, task.ppid), &task_ids, &mut seen)?;
         let mut work = task::Work {
             task,
             inside: &inside,
@@ -231,6 +231,10 @@ pub fn dump(
     if !remaps.is_empty() {
         pending.many(Image::RemapFpath, 0, &remaps)?;
     }
+    let locks = std::mem::take(&mut files.locks).entries;
+    if !locks.is_empty() {
+        pending.many(Image::FileLocks, 0, &locks)?;
+    }
     let entries = std::mem::take(&mut files.entries);
     drop(files);
     let frozen = if options.leave_running {
@@ -251,11 +255,12 @@ pub fn dump(
     Ok(report)
 }
 
-/// Refuses processes that share what only threads share, and namespaces of their own.
+/// Refuses processes that share what only threads share, or share with others than their parent,
+/// and namespaces of their own.
 fn refuse_shared(
-    pid: i32,
+    (pid, ppid): (i32, i32),
     ids: &msg::TaskKobjIdsEntry,
-    seen: &mut Vec<msg::TaskKobjIdsEntry>,
+    seen: &mut Vec<(i32, msg::TaskKobjIdsEntry)>,
 ) -> Result<(), DumpError> {
     let refuse = |resource: &str, way_out| {
         Err(DumpError::Refused(crate::Refusal {
@@ -266,21 +271,28 @@ fn refuse_shared(
         }))
     };
     let apart = "use threads, or processes without clone(2)'s sharing flags";
-    for other in &*seen {
+    // Descriptors and directories can be shared again with the parent, which makes the process.
+    let parent = seen.iter().find(|(other, _)| *other == ppid).map(|(_, ids)| ids);
+    let with_parent =
+        |id: fn(&msg::TaskKobjIdsEntry) -> u32| parent.is_some_and(|parent| id(parent) == id(ids));
+    let (files, fs) = (with_parent(|i| i.files_id), with_parent(|i| i.fs_id));
+    for (_, other) in &*seen {
         if other.vm_id == ids.vm_id {
             return refuse("a shared address space (CLONE_VM)", apart);
         }
-        if other.files_id == ids.files_id {
-            return refuse("a shared descriptor table (CLONE_FILES)", apart);
+        if other.files_id == ids.files_id && !files {
+            let what = "a descriptor table shared with a process that is not its parent";
+            return refuse(what, apart);
         }
-        if other.fs_id == ids.fs_id {
-            return refuse("a shared working directory (CLONE_FS)", apart);
+        if other.fs_id == ids.fs_id && !fs {
+            let what = "directories shared with a process that is not its parent (CLONE_FS)";
+            return refuse(what, apart);
         }
         if other.sighand_id == ids.sighand_id {
             return refuse("shared signal actions (CLONE_SIGHAND)", apart);
         }
     }
-    if let Some(first) = seen.first() {
+    if let Some((_, first)) = seen.first() {
         let namespaces = |i: &msg::TaskKobjIdsEntry| {
             let net = (i.net_ns_id, i.ipc_ns_id, i.uts_ns_id, i.mnt_ns_id);
             (net, i.pid_ns_id, i.user_ns_id, i.cgroup_ns_id, i.time_ns_id)
@@ -292,7 +304,7 @@ fn refuse_shared(
             );
         }
     }
-    seen.push(*ids);
+    seen.push((pid, *ids));
     Ok(())
 }
 

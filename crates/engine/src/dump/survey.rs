@@ -14,6 +14,7 @@ use rustix::fs::FileType;
 
 use super::{namespaces, refuse_shared};
 use crate::error::{DumpError, Refusal};
+use crate::files::ghosts;
 use crate::files::regular::is_plain_device;
 use crate::proc::{self, fdinfo, stat, status, tasks};
 
@@ -40,7 +41,7 @@ const MAPPED: &[(&str, &str)] = &[
 /// [`DumpError::Refused`] only: what cannot be read has ended or is looked at again when stopped.
 pub(super) fn survey(root: i32) -> Result<(), DumpError> {
     let Ok(mut ids) = namespaces::Ids::new() else { return Ok(()) };
-    let mut seen: Vec<msg::TaskKobjIdsEntry> = Vec::new();
+    let mut seen: Vec<(i32, msg::TaskKobjIdsEntry)> = Vec::new();
     let mut known = HashSet::new();
     let mut todo = vec![root];
     while let Some(pid) = todo.pop() {
@@ -49,8 +50,11 @@ pub(super) fn survey(root: i32) -> Result<(), DumpError> {
         }
         todo.extend(tasks::children(pid).unwrap_or_default());
         pass(process(pid))?;
-        if stat::of(pid, pid).is_ok_and(|s| s.state != b'Z') {
-            pass(ids.of_task(pid).and_then(|ids| refuse_shared(pid, &ids, &mut seen)))?;
+        if let Ok(stat) = stat::of(pid, pid)
+            && stat.state != b'Z'
+        {
+            let own = (pid, stat.ppid);
+            pass(ids.of_task(pid).and_then(|ids| refuse_shared(own, &ids, &mut seen)))?;
             pass(mappings(pid))?;
             pass(descriptors(pid))?;
         }
@@ -121,6 +125,9 @@ fn descriptors(pid: i32) -> Result<(), DumpError> {
         let Ok(link) = proc::link(&path) else { continue };
         let Ok(stat) = rustix::fs::stat(Path::new("/proc").join(&path)) else { continue };
         let name = link.to_string_lossy();
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            unlinked(pid, fd, &name, &stat)?;
+        }
         let refused = match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice => !is_plain_device(&stat),
             FileType::BlockDevice => true,
@@ -139,6 +146,27 @@ fn descriptors(pid: i32) -> Result<(), DumpError> {
             let what = format!("descriptor {fd}: {kind}{name}");
             return refuse(pid, what, "close it before the checkpoint");
         }
+    }
+    Ok(())
+}
+
+/// Refuses an unlinked file that is too large to be kept, or more than its bytes.
+fn unlinked(pid: i32, fd: i32, name: &str, stat: &rustix::fs::Stat) -> Result<(), DumpError> {
+    if !name.ends_with(" (deleted)") || name.starts_with("/memfd:") {
+        return Ok(());
+    }
+    let door = format!("/proc/{pid}/fd/{fd}");
+    if let Some(what) = ghosts::special(Path::new(&door)) {
+        let what = format!("descriptor {fd}: {what}, {name}");
+        return refuse(pid, what, "close it before the checkpoint");
+    }
+    let bytes = stat.st_blocks as u64 * 512;
+    if stat.st_nlink == 0 && bytes > ghosts::LIMIT {
+        let limit = ghosts::LIMIT;
+        let what = format!(
+            "descriptor {fd}: the unlinked file {name} of {bytes} bytes, at most {limit} are taken"
+        );
+        return refuse(pid, what, "give it a name, or close it before the checkpoint");
     }
     Ok(())
 }

@@ -152,8 +152,10 @@ impl Work<'_, '_> {
         self.pending.one(Image::Mm, self.inside.of(pid) as u64, &mm)?;
         self.pending.one(Image::Ids, self.inside.of(pid) as u64, &self.ids)?;
 
-        let table = self.files.table(pid)?;
-        self.pending.many(Image::Fdinfo, u64::from(self.ids.files_id), &table)?;
+        if self.files.is_new_table(self.ids.files_id) {
+            let table = self.files.table(pid)?;
+            self.pending.many(Image::Fdinfo, u64::from(self.ids.files_id), &table)?;
+        }
         let fs = msg::FsEntry {
             cwd_id: self.files.link(pid, "cwd", libc::O_RDONLY as u32)?,
             root_id: self.files.link(pid, "root", libc::O_RDONLY as u32)?,

@@ -7,12 +7,13 @@
 pub mod events;
 pub mod ghosts;
 pub mod inet;
+pub mod locks;
 pub mod marks;
 pub mod memfd;
 pub mod pipes;
 pub mod regular;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -122,9 +123,13 @@ pub struct Collector<'a> {
     pub pipes: pipes::Pipes,
     /// Files without a name seen so far.
     pub ghosts: ghosts::Ghosts,
+    /// File locks seen so far.
+    pub locks: locks::Locks,
     /// Root directory of the tree's first process.
     pub root: OwnedFd,
     next_id: u32,
+    /// Descriptor tables seen, by their id.
+    tables: HashSet<u32>,
     /// Open file descriptions seen, by what is cheap to compare.
     seen: HashMap<Key, Vec<(i32, i32, u32)>>,
     /// Files known by their path and flags only: mapped, executable, directories.
@@ -153,8 +158,10 @@ impl<'a> Collector<'a> {
             segments: Segments::default(),
             pipes: pipes::Pipes::default(),
             ghosts: ghosts::Ghosts::default(),
+            locks: locks::Locks::default(),
             root,
             next_id: 1,
+            tables: HashSet::new(),
             seen: HashMap::new(),
             paths: HashMap::new(),
         })
@@ -165,6 +172,11 @@ impl<'a> Collector<'a> {
         let id = self.next_id;
         self.next_id += 1;
         id
+    }
+
+    /// Whether the descriptor table of this id was not asked about before.
+    pub fn is_new_table(&mut self, id: u32) -> bool {
+        self.tables.insert(id)
     }
 
     /// The descriptor table of a task.
@@ -181,7 +193,9 @@ impl<'a> Collector<'a> {
         for fd in fdinfo::descriptors(pid)? {
             let file = open(pid, pidfd.as_fd(), fd)?;
             let cloexec = file.info.flags & O_CLOEXEC != 0;
+            let held = locks::of(&file)?;
             let (id, kind) = self.descriptor(file)?;
+            self.locks.add((self.inside)(pid), fd, id, &held);
             table.push(msg::FdinfoEntry {
                 id,
                 flags: if cloexec { FD_CLOEXEC } else { 0 },

@@ -70,6 +70,8 @@ pub(crate) struct Images {
     pub(crate) pipes: Contents,
     /// Entries whose path does not lead to their file, by id.
     pub(crate) remaps: HashMap<u32, msg::RemapFilePathEntry>,
+    /// File locks.
+    pub(crate) locks: Vec<msg::FileLockEntry>,
     /// Unlinked files, by their id.
     pub(crate) ghosts: HashMap<u32, crate::files::ghosts::Content>,
 }
@@ -147,6 +149,7 @@ impl Images {
                 (name, Some(found)) => Contents::read(&name, &found)?,
                 (_, None) => Contents::default(),
             },
+            locks: many(source, Image::FileLocks, 0)?.unwrap_or_default(),
             remaps: HashMap::new(),
             ghosts: HashMap::new(),
         };

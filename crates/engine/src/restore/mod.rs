@@ -141,6 +141,10 @@ pub(crate) struct Context<'a> {
     pipes: pipes::Made,
     /// Unlinked files made so far, by their id.
     ghosts: HashMap<u32, ghosts::Ghost>,
+    /// Descriptor tables that are complete, by their id.
+    pub(crate) tables: std::collections::HashSet<u32>,
+    /// Living tasks that are not complete yet.
+    pub(crate) waiting: Vec<usize>,
     /// Epoll instances that are filled already.
     pub(crate) filled: std::collections::HashSet<u32>,
 }
@@ -397,6 +401,8 @@ fn build(
         memfds: HashMap::new(),
         pipes: pipes::Made::default(),
         ghosts: HashMap::new(),
+        tables: std::collections::HashSet::new(),
+        waiting: (0..images.tasks.len()).filter(|i| images.tasks[*i].body.is_some()).collect(),
         filled: std::collections::HashSet::new(),
     };
     let mut tasks = Vec::new();
@@ -404,6 +410,7 @@ fn build(
     for seedling in forest.take_living() {
         let image = &images.tasks[seedling.index];
         let host = seedling.pid;
+        context.waiting.retain(|index| *index != seedling.index);
         let threads = process::rebuild(&mut context, image, seedling)?;
         if image.process()?.task_state == load::STOPPED {
             let signal = image.process()?.stop_signo.unwrap_or(libc::SIGSTOP as u32);

@@ -12,7 +12,7 @@ use super::load::{Body, TaskImages};
 use super::transport::Transport;
 use super::tree::{CLONE_ARGS_LEN, FRAME_AT, Seedling, await_birth, clone_args};
 use crate::error::RestoreError;
-use crate::files::events;
+use crate::files::{events, locks};
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
 use crate::{credentials, registers, scheduling, seccomp, signals, timers};
@@ -52,6 +52,7 @@ pub(crate) fn rebuild<'i>(
     site.directories(&transport)?;
     let close = site.fail("cannot finish its descriptors");
     site.remote.close(transport.theirs).map_err(close)?;
+    site.locks()?;
     site.attributes()?;
     let threads = site.threads()?;
     site.complete(threads)
@@ -89,6 +90,9 @@ impl Site<'_, '_> {
         let at = highest as i32 + 1;
         let transport =
             Transport::open(&mut self.remote, &self.space, self.scratch, at).map_err(&fail)?;
+        if self.context.tables.contains(&self.body.ids.files_id) {
+            return Ok(transport);
+        }
         let at = at as u64;
         self.remote.call(libc::SYS_close_range, [0, at - 1, 0, 0, 0, 0]).map_err(&fail)?;
         self.remote.call(libc::SYS_close_range, [at + 1, CLOSE_ALL, 0, 0, 0, 0]).map_err(&fail)?;
@@ -150,6 +154,9 @@ impl Site<'_, '_> {
         let fail = self.fail("cannot take a descriptor");
         let images = self.context.images;
         let table = images.tables.get(&self.body.ids.files_id);
+        if !self.context.tables.insert(self.body.ids.files_id) {
+            return Ok(());
+        }
         for entry in table.into_iter().flatten() {
             let file = self.context.file(entry.id)?;
             let got =
@@ -200,6 +207,24 @@ impl Site<'_, '_> {
         self.remote.close(fd).map_err(&fail)?;
         if let Some(umask) = fs.umask {
             self.remote.call(libc::SYS_umask, [u64::from(umask), 0, 0, 0, 0, 0]).map_err(&fail)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the file locks of its descriptor table, unless another task that shares the table is
+    /// still to come: what it closes would let go of them.
+    fn locks(&mut self) -> Result<(), RestoreError> {
+        let images = self.context.images;
+        let table = self.body.ids.files_id;
+        let shares =
+            |task: &TaskImages| task.body.as_ref().is_some_and(|b| b.ids.files_id == table);
+        if self.context.waiting.iter().any(|index| shares(&images.tasks[*index])) {
+            return Ok(());
+        }
+        let pids: Vec<i32> =
+            images.tasks.iter().filter(|t| shares(t)).map(TaskImages::pid).collect();
+        for lock in images.locks.iter().filter(|lock| pids.contains(&lock.pid)) {
+            locks::restore(lock, &mut self.remote, &self.space, self.scratch)?;
         }
         Ok(())
     }

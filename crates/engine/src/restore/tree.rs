@@ -8,7 +8,7 @@ use std::io;
 use cryopod_sys::wait::{self, Status};
 use cryopod_sys::{process, ptrace};
 
-use super::load::{Images, ZOMBIE};
+use super::load::{Images, TaskImages, ZOMBIE};
 use super::{RestoreRoot, kill_all, layout};
 use crate::error::RestoreError;
 use crate::inject::calls::Scratch;
@@ -175,7 +175,8 @@ impl<'a> Forest<'a> {
         let task = &self.images.tasks[index];
         let fail = self.error(index, "cannot be made");
         let scratch = parent.scratch;
-        clone_args(&parent.space, scratch, 0, libc::SIGCHLD, task.pid()).map_err(&fail)?;
+        let flags = shared(&self.images.tasks[parent.index], task);
+        clone_args(&parent.space, scratch, flags, libc::SIGCHLD, task.pid()).map_err(&fail)?;
         parent
             .remote
             .call(libc::SYS_clone3, [scratch.at, CLONE_ARGS_LEN, 0, 0, 0, 0])
@@ -256,6 +257,19 @@ impl<'a> Forest<'a> {
         }
         Ok(())
     }
+}
+
+/// What a task shares with its parent, as flags of clone(2).
+fn shared(parent: &TaskImages, child: &TaskImages) -> u64 {
+    let (Some(parent), Some(child)) = (&parent.body, &child.body) else { return 0 };
+    let mut flags = 0;
+    if parent.ids.files_id == child.ids.files_id {
+        flags |= libc::CLONE_FILES as u64;
+    }
+    if parent.ids.fs_id == child.ids.fs_id {
+        flags |= libc::CLONE_FS as u64;
+    }
+    flags
 }
 
 /// Sends the task a signal that ends it, with its default action and no core file.

@@ -1,6 +1,8 @@
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::SystemTime;
 
 use cryopod_testkit::{Running, reap, victim};
@@ -83,4 +85,27 @@ fn an_executable_of_another_build_is_refused_by_name_before_anything_is_made() {
     assert!(refusal.contains("build"), "{refusal}");
     let left: Vec<_> = running.place().processes();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn too_large_an_unlinked_file_is_refused_by_name_and_its_program_goes_on() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    fs::create_dir(&images).unwrap();
+    let script = "head -c 68000000 /dev/zero >big; exec 3<big; rm big; echo up; exec sleep 60";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script]).current_dir(folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    cryopod_testkit::isolate(&mut command);
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let refusal = program::dump(child.id(), &images, true).unwrap_err();
+    let named = folder.path().join("big");
+    assert!(refusal.contains(named.to_str().unwrap()), "{refusal}");
+    assert!(refusal.contains("descriptor 3") && refusal.contains("give it a name"), "{refusal}");
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
