@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod coverage;
 mod criu;
 mod e2e;
+mod golang;
 mod judge;
 mod pipeline;
 mod readers;

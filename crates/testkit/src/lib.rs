@@ -8,6 +8,7 @@
 //! after every one of the damages it knows to do to its own object.
 
 mod catalogue;
+pub mod death;
 mod gaps;
 mod orphans;
 mod run;

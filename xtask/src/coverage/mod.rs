@@ -92,6 +92,11 @@ impl Cell {
     }
 }
 
+/// The engine's own program, built now.
+pub(crate) fn engine() -> Result<PathBuf> {
+    Ok(Engine::find(None)?.program)
+}
+
 /// The engine as a program.
 #[derive(Debug)]
 struct Engine {

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::sid::Sid;
 use crate::stand::{Program, Stand};
-use crate::{coverage, judge, pipeline, readers, redis, workers};
+use crate::{coverage, golang, judge, pipeline, readers, redis, workers};
 
 /// A part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,6 +23,8 @@ pub(crate) enum Suite {
     Workers,
     /// A shell pipeline, its file and its log
     Pipeline,
+    /// A Go program under an engine that dies
+    Golang,
 }
 
 /// Runs these suites (all when there are none); true when all pass.
@@ -74,6 +76,7 @@ fn run(sid: &Sid, suite: Suite, jobs: usize, release: bool) -> Result<bool> {
             };
             return coverage::coverage(Some(sid), &choice);
         }
+        Suite::Golang => return golang::run(sid, &coverage::engine()?),
         Suite::Redis => ("redis", redis::PROGRAMS, redis::NAMES),
         Suite::Workers => ("workers", workers::PROGRAMS, workers::NAMES),
         Suite::Pipeline => ("pipeline", pipeline::PROGRAMS, pipeline::NAMES),
