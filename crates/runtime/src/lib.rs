@@ -47,6 +47,7 @@ mod seccomp;
 mod shim;
 mod spec;
 pub mod status;
+mod surroundings;
 mod tree;
 mod users;
 mod window;

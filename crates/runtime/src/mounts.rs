@@ -180,7 +180,7 @@ fn cgroup(
 }
 
 /// Character devices every container has: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub(crate) const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),

@@ -51,7 +51,7 @@ fn failed<E: Into<io::Error>>(
 }
 
 /// Top-level names of the host that hold programs and what they need.
-const HOST_NAMES: [&str; 9] =
+pub(crate) const HOST_NAMES: [&str; 9] =
     ["bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr"];
 
 /// Empty folders of the skeleton, with their modes.

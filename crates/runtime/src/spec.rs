@@ -322,7 +322,8 @@ const ALLOWED_DEVICES: [(&str, i64, i64); 9] = [
     ("c", 136, -1),
 ];
 
-fn resources(config: &ContainerConfig, privileged: bool) -> Value {
+/// The resources of a spec.
+pub(crate) fn resources(config: &ContainerConfig, privileged: bool) -> Value {
     let asked = &config.resources;
     let mut rules = Vec::new();
     if privileged {

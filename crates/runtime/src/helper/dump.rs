@@ -34,6 +34,8 @@ use crate::manifest::{self, Clocks, ImageManifest, Manifest, Tmpfs};
 use crate::record::{ContainerRecord, Layout, SandboxRecord, now};
 use crate::root::RootPlan;
 use crate::shim::Partial;
+use crate::spec;
+use crate::surroundings::{self, SurroundingsError};
 use crate::tree;
 use crate::window::Window;
 use crate::wire::{Channel, Failure};
@@ -86,6 +88,8 @@ pub(crate) enum CheckpointError {
     Location { location: PathBuf },
     #[error("image {id} cannot be put into the archive: {reason}")]
     Image { id: String, reason: String },
+    #[error(transparent)]
+    Surroundings(#[from] SurroundingsError),
     #[error("the checkpoint was cancelled")]
     Cancelled,
 }
@@ -94,6 +98,7 @@ impl CheckpointError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Engine(DumpError::Refused(_)) | Self::Image { .. } => ErrorKind::Refused,
+            Self::Surroundings(error) if error.is_refusal() => ErrorKind::Refused,
             Self::Engine(DumpError::Cancelled) | Self::Cancelled => ErrorKind::Cancelled,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
             Self::Location { .. } => ErrorKind::InvalidArgument,
@@ -174,6 +179,7 @@ fn checkpoint(channel: &Channel, plan: &DumpPlan) -> Result<CheckpointReport> {
                 .into(),
         });
     }
+    dumper.check_surroundings()?;
     let writer = ArchiveWriter::create(dir)?;
     dumper.run(writer, &name, begun)
 }
@@ -266,7 +272,7 @@ impl Dumper<'_> {
             },
         };
         writer.put(names::CONFIG, &to_json(&config)?, 0o600)?;
-        writer.put(names::SPEC, &to_json(&self.spec)?, 0o600)?;
+        writer.put(names::SPEC, &to_json(&self.spec_now()?)?, 0o600)?;
         let binds = self.bind_mounts();
         if !binds.is_empty() {
             writer.put(names::BIND_MOUNTS, &to_json(&binds)?, 0o600)?;
@@ -275,6 +281,17 @@ impl Dumper<'_> {
         let descriptors = to_json(&self.plan.descriptors)?;
         writer.put(&format!("{}/descriptors.json", names::IMAGES), &descriptors, 0o600)?;
         Ok(())
+    }
+
+    /// The spec with the limits as they are now: they can be changed while it runs.
+    fn spec_now(&self) -> Result<Spec> {
+        let mut spec = self.spec.clone();
+        if let Some(linux) = spec.linux_mut() {
+            let config = &self.record.config;
+            let resources = spec::resources(config, config.security.privileged);
+            linux.set_resources(Some(serde_json::from_value(resources)?));
+        }
+        Ok(spec)
     }
 
     /// The bind mounts that a restore needs, without those that every container has.
@@ -298,8 +315,21 @@ impl Dumper<'_> {
             .collect()
     }
 
+    /// Refuses what is around the tasks and cannot be carried.
+    fn check_surroundings(&self) -> Result<()> {
+        let expected = surroundings::Expected {
+            spec: &self.spec,
+            root: &self.record.root,
+            host_ipc: self.sandbox.config.host_ipc,
+            processes: self.cgroup.processes(),
+        };
+        Ok(surroundings::check(self.plan.pid, &expected)?)
+    }
+
     /// Everything that must be of the same instant as the memory.
     fn while_frozen(&self) -> Result<Taken> {
+        // What was made since the first look.
+        self.check_surroundings()?;
         let clocks = Clocks::of(self.plan.pid)
             .map_err(failed("read the clocks of", format!("process {}", self.plan.pid)))?;
         let at = now();

@@ -97,6 +97,8 @@ fn boot(arguments: &ShimArguments) -> Result<(Shim, UnixListener), RuntimeError>
     enter_namespaces(&sandbox.config).map_err(kernel("make"))?;
     rustix::system::sethostname(spec::hostname(&sandbox).as_bytes())
         .map_err(|e| kernel("name")(e.into()))?;
+    // The same on every machine, so that a restored container sees what it saw.
+    rustix::system::setdomainname(b"(none)").map_err(|e| kernel("name")(e.into()))?;
     if !sandbox.config.host_ipc {
         mount_shm(&dir.join("shm"), sandbox.config.shm_size)?;
     }

@@ -6,5 +6,6 @@ mod checkpoint;
 mod endurance;
 mod host;
 mod lifecycle;
+mod namespaces;
 mod security;
 mod shim;
