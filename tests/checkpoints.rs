@@ -129,6 +129,45 @@ fn a_restore_with_its_image_works_on_a_node_that_knows_nothing() {
 }
 
 #[test]
+fn a_restored_container_keeps_mounts_environment_limits_user_and_names() {
+    let node = Node::start();
+    let shared = node.folder().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("text"), "shared text\n").unwrap();
+    let mount = format!("{}:/mnt:ro", shared.display());
+    let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
+    let args = ["run", "--host-programs", "--name", "counter", "--pod", "home", "--read-only"];
+    let limits = ["--memory", "64M", "--cpus", "0.5", "--pids", "20", "--user", "1234:5678"];
+    let more = ["--env", "WORD=two words", "--workdir", "/usr", "--mount", &mount];
+    let command = ["--", "/bin/sh", "-c", script];
+    node.ok([&args[..], &limits, &more, &command].concat());
+    let target = "default/home/counter";
+    wait_for("some numbers", || (told(&node, target).len() > 5).then_some(()));
+    let look = |target: &str| {
+        let told = "tr '\\0' '\\n' < /proc/1/environ; echo $WORD; pwd; id; cat /mnt/text; \
+                    cat /proc/1/limits; grep -E '^(Cap|NoNew|Seccomp)' /proc/1/status; \
+                    cut -d' ' -f2- /proc/1/mounts | grep -v '^/ '; touch /x 2>&1; \
+                    cd /sys/fs/cgroup; \
+                    cat memory/memory.limit_in_bytes memory.max pids/pids.max pids.max 2>/dev/null; \
+                    cat /proc/sys/kernel/hostname; :";
+        node.ok(["exec", target, "--", "/bin/sh", "-c", told])
+    };
+    let before = look(target);
+    let archive = PathBuf::from(node.ok(["checkpoint", target, "--stop"]).trim());
+    let archive = archive.to_str().unwrap();
+    node.ok(["rm", "--force", "default/home"]);
+    // What reaches out of the container is given again, or it is not restored.
+    let text = node.fails(4, ["restore", archive]);
+    assert!(text.contains("/mnt"), "{text}");
+    assert!(node.ps().is_empty());
+    let output = node.run(["restore", archive, "--pod", "away", "--mount", &mount]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("at most 64.00 MiB of memory"), "{}", stderr(&output));
+    assert_eq!(look("default/away/counter"), before);
+    assert!(before.contains("\n67108864\n20\n") && before.ends_with("home\n"), "{before}");
+}
+
+#[test]
 fn what_cannot_be_done_says_so_and_leaves_nothing() {
     let node = Node::start();
     node.fails(3, ["checkpoint", COUNTER]);

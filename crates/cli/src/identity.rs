@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cryopod_archive::{Archive, ReadError};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// The OCI spec's entry.
 const SPEC: &str = "spec.dump";
@@ -46,12 +47,17 @@ struct Spec {
 
 /// Reads an archive's identity.
 pub(crate) fn read(path: &Path) -> Result<Identity, IdentityError> {
+    let spec: Spec = read_spec(path)?;
+    Ok(of(&spec.annotations))
+}
+
+/// Parts of an archive's OCI spec.
+pub(crate) fn read_spec<T: DeserializeOwned>(path: &Path) -> Result<T, IdentityError> {
     let bytes = Archive::open(path)
         .and_then(|archive| archive.read(SPEC, MAX_SPEC))
         .map_err(IdentityError::Read)?;
-    let spec: Spec = serde_json::from_slice(&bytes)
-        .map_err(|source| IdentityError::Spec { path: path.to_owned(), source })?;
-    Ok(of(&spec.annotations))
+    serde_json::from_slice(&bytes)
+        .map_err(|source| IdentityError::Spec { path: path.to_owned(), source })
 }
 
 /// The annotations of containerd, then those of CRI-O, then the kubelet's labels.

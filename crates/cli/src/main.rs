@@ -13,6 +13,7 @@ mod identity;
 mod print;
 mod quantity;
 mod reference;
+mod shape;
 mod target;
 
 use std::process::ExitCode;

@@ -11,17 +11,23 @@ use crate::exit::Refused;
 use crate::identity::{self, Identity};
 use crate::print::{self, Progress};
 use crate::reference::Reference;
+use crate::shape;
 
 pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     let archive = std::path::absolute(&args.archive).context("the archive's path")?;
     let identity = chosen(args, identity::read(&archive)?)?;
     let mounts = args.mount.iter().map(|text| mount(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    let shape = shape::read(&archive)?;
     print::note(format_args!(
-        "restoring {}/{}/{} with the {} network and {}",
+        "restoring {}/{}/{} with the {} network, {} and {}",
         identity.namespace,
         identity.pod,
         identity.container,
         if args.network == Network::Host { "host's" } else { "private" },
+        match shape.limits().as_slice() {
+            [] => "no limits".to_owned(),
+            all => format!("at most {}", all.join(", ")),
+        },
         match mounts.as_slice() {
             [] => "no mounts of the host".to_owned(),
             all => all
@@ -40,16 +46,22 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
         }),
         mounts,
         linux: Some(v1::LinuxContainerConfig {
+            resources: Some(shape.resources()),
             security_context: Some(v1::LinuxContainerSecurityContext {
                 namespace_options: Some(namespaces(args.network)),
+                readonly_rootfs: shape.readonly_root(),
                 ..Default::default()
             }),
-            ..Default::default()
         }),
         ..Default::default()
     };
-    let place =
-        PodPlace { namespace: identity.namespace, name: identity.pod, network: args.network };
+    let place = PodPlace {
+        namespace: identity.namespace,
+        name: identity.pod,
+        network: args.network,
+        // The program has seen this name.
+        hostname: Some(shape.hostname).filter(|name| !name.is_empty()),
+    };
     let progress = Progress::start("restoring");
     let made = start(&client, &place, config).await?;
     drop(progress);

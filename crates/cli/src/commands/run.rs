@@ -35,6 +35,7 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<()> {
         namespace: args.namespace.clone(),
         name: args.pod.clone().unwrap_or_else(|| args.name.clone()),
         network: args.network,
+        hostname: None,
     };
     let made = start(&client, &place, config).await?;
     drop(progress);
@@ -154,6 +155,8 @@ pub(crate) struct PodPlace {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) network: Network,
+    /// Host name of a new pod with a network of its own; its own name unless given.
+    pub(crate) hostname: Option<String>,
 }
 
 /// Makes and starts a container, in the pod that is there or in a new one. What was made is removed
@@ -244,7 +247,7 @@ async fn sandbox_config(
             attempt,
         }),
         hostname: match place.network {
-            Network::Private => place.name.clone(),
+            Network::Private => place.hostname.as_ref().unwrap_or(&place.name).clone(),
             Network::Host => String::new(),
         },
         log_directory: folder.to_str().context("the log folder is not UTF-8")?.to_owned(),

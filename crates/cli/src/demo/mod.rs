@@ -174,6 +174,7 @@ async fn begin(stage: &Stage, config: v1::ContainerConfig) -> anyhow::Result<Mad
         namespace: NAMESPACE.to_owned(),
         name: POD.to_owned(),
         network: Network::Private,
+        hostname: None,
     };
     start(&stage.client, &place, config).await
 }
