@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod coverage;
 mod criu;
 mod e2e;
@@ -75,6 +76,34 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Measures how long a container stands still for a checkpoint, and what it costs, ours beside the peers'. Uses the
+    /// release build. Needs free memory of twice the largest size, and so much disk.
+    Bench {
+        /// Memory of the container, in MiB.
+        #[arg(default_values_t = [16, 256, 1024, 4096])]
+        sizes: Vec<u64>,
+        /// Runs of ours for each size.
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        /// Runs of each peer for each size.
+        #[arg(long, default_value_t = 3)]
+        peer_runs: usize,
+        /// Runs of each peer for sizes of 4096 MiB and more.
+        #[arg(long, default_value_t = 3)]
+        large_peer_runs: usize,
+        /// Which peers.
+        #[arg(long, value_delimiter = ',', default_values = ["podman-crun", "podman-runc", "containerd"])]
+        peers: Vec<bench::Peer>,
+        /// No peers.
+        #[arg(long)]
+        alone: bool,
+        /// Writes docs/performance.md and docs/results.
+        #[arg(long)]
+        write: bool,
+        /// To be said about the session, such as what else ran.
+        #[arg(long)]
+        remark: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -99,6 +128,18 @@ fn run(task: Task) -> Result<ExitCode> {
                 sid.as_ref(),
                 &coverage::Choice { victims, engine, keep, jobs, share },
             )?
+        }
+        Task::Bench { sizes, runs, peer_runs, large_peer_runs, peers, alone, write, remark } => {
+            let peers = if alone { Vec::new() } else { peers };
+            bench::bench(&bench::Choice {
+                sizes,
+                runs,
+                peer_runs,
+                large_peer_runs,
+                peers,
+                write,
+                remark,
+            })?
         }
         Task::E2e { suites, jobs, release } => e2e::e2e(&suites, jobs, release)?,
     };

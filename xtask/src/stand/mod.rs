@@ -73,6 +73,11 @@ impl Program {
         let path = target.join(profile).join("cryopod");
         Ok(Program { path: path.canonicalize().with_context(|| path.display().to_string())? })
     }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// A node that runs; everything on it is removed when dropped.
@@ -88,7 +93,17 @@ pub(crate) struct Stand<'a> {
 impl<'a> Stand<'a> {
     /// Makes the folder, the certificates and the root filesystem with these programs, and starts the server.
     pub(crate) fn start(sid: &'a Sid, program: &Program, programs: &[&str]) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("cryopod-e2e-").tempdir()?;
+        Self::start_in(&std::env::temp_dir(), sid, program, programs)
+    }
+
+    /// [`Stand::start`] with its folder below this one.
+    pub(crate) fn start_in(
+        below: &Path,
+        sid: &'a Sid,
+        program: &Program,
+        programs: &[&str],
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("cryopod-e2e-").tempdir_in(below)?;
         tree(sid, CERTIFY, &[inside(folder.path())?.as_os_str()])?;
         if !programs.is_empty() {
             let to = inside(&folder.path().join("root"))?;
@@ -173,6 +188,11 @@ impl<'a> Stand<'a> {
 
     /// Asks the HTTPS door for a checkpoint with curl and a client certificate; gives the archive.
     pub(crate) fn checkpoint(&self, name: &str) -> Result<PathBuf> {
+        self.checkpoint_timed(name).map(|(archive, _)| archive)
+    }
+
+    /// [`Stand::checkpoint`], and how long the request took, as curl measured it.
+    pub(crate) fn checkpoint_timed(&self, name: &str) -> Result<(PathBuf, Duration)> {
         let url = format!("https://{}/checkpoint/default/{name}/{name}", self.address);
         let within = inside(self.folder())?;
         let mut command = self.sid.command("curl");
@@ -180,13 +200,15 @@ impl<'a> Stand<'a> {
         command.arg("--cacert").arg(within.join("authority.crt"));
         command.arg("--cert").arg(within.join("client.crt"));
         command.arg("--key").arg(within.join("client.key"));
-        command.args(["-X", "POST", &url]);
+        command.args(["-w", "\n%{time_total}", "-X", "POST", &url]);
         let answer = Answer::of(command)?;
         ensure!(answer.status.success(), "curl: {}: {}", answer.status, answer.text);
-        let body: serde_json::Value = serde_json::from_str(&answer.text)
-            .with_context(|| format!("the answer {:?}", answer.text))?;
-        let archive = body["items"][0].as_str().map(PathBuf::from);
-        archive.with_context(|| format!("the answer {:?} names no archive", answer.text))
+        let unclear = || format!("the answer {:?}", answer.text);
+        let (body, seconds) = answer.text.rsplit_once('\n').with_context(unclear)?;
+        let body: serde_json::Value = serde_json::from_str(body).with_context(unclear)?;
+        let archive = body["items"][0].as_str().map(PathBuf::from).with_context(unclear)?;
+        let seconds = seconds.parse().with_context(unclear)?;
+        Ok((archive, Duration::try_from_secs_f64(seconds)?))
     }
 
     /// Kills a container and removes it, its pod and all that it wrote.
