@@ -93,6 +93,30 @@ pub fn clone_process(options: &CloneOptions<'_>) -> io::Result<Cloned> {
     Ok(Cloned::Parent { pid: pid as i32, pidfd })
 }
 
+/// Makes a child that sleeps until somebody takes it over by ptrace; it gets the pids of `set_tid`,
+/// those of the innermost pid namespace first. It is killed when the caller's thread ends
+/// (PR_SET_PDEATHSIG), until that is undone in it.
+///
+/// # Errors
+/// Those of [`clone_process`].
+pub fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
+    // SAFETY: no precondition.
+    let parent = unsafe { libc::getpid() };
+    match clone_process(&CloneOptions { set_tid, ..CloneOptions::default() })? {
+        Cloned::Parent { pid, .. } => Ok(pid),
+        // SAFETY: plain numbers. The parent may have ended before the child asked to hear of it.
+        Cloned::Child => unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if libc::getppid() != parent {
+                libc::_exit(1);
+            }
+            loop {
+                libc::pause();
+            }
+        },
+    }
+}
+
 /// Becomes another program. Returns only when that failed.
 pub fn execve(path: &OsStr, args: &[CString], env: &[CString]) -> io::Error {
     let Ok(path) = CString::new(path.as_bytes()) else {

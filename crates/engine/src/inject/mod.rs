@@ -26,26 +26,6 @@ use cryopod_sys::wait::{self, Status};
 use crate::proc::maps::Area;
 use guard::Guard;
 
-/// Makes a sleeping child with the wanted pids (innermost pid namespace first) for restore to take
-/// over.
-///
-/// # Errors
-/// Those of clone3(2); `Unsupported` in a process with several threads.
-pub(crate) fn spawn_sleeper(set_tid: &[i32]) -> io::Result<i32> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "only a process with a single thread can restore",
-        ));
-    }
-    #[expect(unsafe_code, reason = "one of the two homes of unsafe")]
-    // SAFETY: there is one thread, as just counted, and nobody else makes threads here.
-    unsafe {
-        cryopod_sys::process::spawn_sleeper(set_tid)
-    }
-}
-
 /// Lets a thread that a dead engine abandoned in the stub find its way back: the registers it has
 /// now are not the program's, and it still needs its frame. Nothing to do for any other thread. To
 /// be called for every thread before the first [`site::Site`] is taken.

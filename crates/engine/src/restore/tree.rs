@@ -6,7 +6,7 @@
 use std::io;
 
 use cryopod_sys::wait::{self, Status};
-use cryopod_sys::{process, ptrace};
+use cryopod_sys::{process, ptrace, spawn};
 
 use super::load::{Images, TaskImages, ZOMBIE};
 use super::{RestoreRoot, kill_all, layout};
@@ -85,7 +85,7 @@ impl<'a> Forest<'a> {
             RestoreRoot::Stopped(pid) => pid,
             RestoreRoot::Spawn => {
                 let wanted = [self.images.tasks[0].pid()];
-                crate::inject::spawn_sleeper(&wanted).map_err(|e| {
+                spawn::spawn_sleeper(&wanted).map_err(|e| {
                     if e.raw_os_error() == Some(libc::EEXIST) {
                         RestoreError::Refused {
                             pid: wanted[0],
