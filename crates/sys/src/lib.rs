@@ -6,9 +6,11 @@
 //! itself; what it lacks is here.
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel directly")]
 
+pub mod diag;
 pub mod events;
 pub mod fcntl;
 pub mod filter;
+pub mod message;
 pub mod mount;
 pub mod namespace;
 pub mod pagemap;

@@ -1,7 +1,7 @@
 //! Sockets: options and addresses as plain numbers and bytes, for state that is carried as it is.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::check;
 
@@ -42,6 +42,52 @@ pub fn bytes<const N: usize>(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::R
         libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len)
     }))?;
     Ok(value)
+}
+
+/// getsockopt(2) of a structure that is the question and the answer.
+///
+/// # Errors
+/// Those of the call.
+pub fn ask<const N: usize>(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    mut value: [u8; N],
+) -> io::Result<[u8; N]> {
+    let mut len = N as libc::socklen_t;
+    // SAFETY: `value` and `len` are live and describe each other.
+    check(i64::from(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len)
+    }))?;
+    Ok(value)
+}
+
+/// First IPv4 address of an interface of the socket's network namespace (SIOCGIFADDR); `None` when
+/// it has none.
+///
+/// # Errors
+/// ENODEV when there is no such interface.
+pub fn interface_address(fd: BorrowedFd<'_>, interface: &[u8]) -> io::Result<Option<[u8; 4]>> {
+    // SAFETY: ifreq is plain data for which all zeros is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(interface) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: `request` is a live ifreq, which the request takes.
+    let done = check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFADDR, &raw mut request)
+    }));
+    match done {
+        Ok(_) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    // SAFETY: SIOCGIFADDR filled this member of the union.
+    let address = unsafe { request.ifr_ifru.ifru_addr };
+    let bytes = address.sa_data.map(|b| b as u8);
+    // A sockaddr_in: the port, then the address.
+    Ok(Some([bytes[2], bytes[3], bytes[4], bytes[5]]))
 }
 
 /// setsockopt(2) of a structure.
@@ -134,4 +180,20 @@ pub fn length(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<usize> {
         libc::getsockopt(fd.as_raw_fd(), level, name, std::ptr::null_mut(), &raw mut len)
     }))?;
     Ok(len as usize)
+}
+
+/// The file a unix socket is bound to, opened with O_PATH (SIOCUNIXFILE, 4.19); `None` when it is
+/// bound to no path.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN over the socket's network namespace.
+pub fn bound_file(fd: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    const SIOCUNIXFILE: libc::c_ulong = 0x89e0;
+    // SAFETY: the request takes no argument.
+    match check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCUNIXFILE) })) {
+        // SAFETY: the kernel just made it for us and nobody else owns it.
+        Ok(file) => Ok(Some(unsafe { OwnedFd::from_raw_fd(file as RawFd) })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
 }

@@ -9,21 +9,11 @@ const GAPS: &[(&str, &str)] = &[
     ("epoll_full", "an epoll instance with EPOLLEXCLUSIVE or a nested one is not filled again"),
     ("inotify", "inotify is refused"),
     ("inotify_full", "inotify is refused"),
-    ("unix_pair", "unix sockets are refused"),
-    ("unix_pair_full", "unix sockets are refused"),
-    ("unix_listen", "unix sockets are refused"),
-    ("unix_listen_full", "unix sockets are refused"),
-    ("unix_dgram", "unix sockets are refused"),
-    ("unix_dgram_full", "unix sockets are refused"),
-    ("blocked", "it holds unix sockets, which are refused"),
-    ("blocked_full", "it holds unix sockets, which are refused"),
-    ("netlink", "netlink sockets are refused"),
-    ("unix_backlog", "unix sockets are refused, whatever waits in them"),
-    ("tcp_listen_full", "TCP_DEFER_ACCEPT is not set again"),
+    ("blocked", "it holds file locks"),
+    ("blocked_full", "it holds file locks; a relative wait ends with EINTR after the restore"),
     ("tree_full", "a process group whose leader has ended is not made again"),
     ("stopped_full", "a stop that was reported is reported once more"),
     ("udp_bound_full", "datagrams that wait in a queue are lost"),
-    ("tcp_established", "sending on the ended connection succeeds once"),
 ];
 
 /// Why this victim is not carried yet; `None` for one that must pass.

@@ -165,6 +165,7 @@ pub fn dump(
     check(&options.cancel)?;
     survey::survey(options.pid)?;
     check(&options.cancel)?;
+    let diag = namespaces::socket_diag(options.pid)?;
     let begin = Instant::now();
     let mut tree = Tree::seize(options.pid, &options.cgroup_procs)?;
     let seized = begin.elapsed();
@@ -211,6 +212,14 @@ pub fn dump(
         work.dump(sink)?;
     }
     while_frozen().map_err(DumpError::WhileFrozen)?;
+    // Queues may hold files that nobody has a descriptor of: before the pipes are settled.
+    crate::files::unix::finish(&mut files, &diag, &options.external_pipes)?;
+    if let Some(bytes) = std::mem::take(&mut files.queues).finish() {
+        pending.add(Image::SkQueues, 0, bytes);
+    }
+    if let Some(bytes) = crate::files::fifos::finish(std::mem::take(&mut files.fifos))? {
+        pending.add(Image::FifoData, 0, bytes);
+    }
     let pipes = std::mem::take(&mut files.pipes);
     if let Some(bytes) = crate::files::pipes::finish(pipes, &options.external_pipes)? {
         pending.add(Image::PipesData, 0, bytes);

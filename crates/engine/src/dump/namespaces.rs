@@ -5,8 +5,10 @@
 //! host's, and is not restored.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 
 use cryopod_images::{IMAGE_VERSION, msg};
+use cryopod_sys::diag::SocketDiag;
 use cryopod_sys::process::{self, Kcmp};
 
 use crate::error::DumpError;
@@ -108,4 +110,31 @@ pub(crate) fn inventory(own: &msg::TaskKobjIdsEntry) -> msg::InventoryEntry {
         network_lock_method: Some(0),
         ..Default::default()
     }
+}
+
+/// A netlink socket that tells about the sockets of a process's network namespace. The engine is
+/// in that namespace only while it makes it.
+pub(crate) fn socket_diag(pid: i32) -> Result<SocketDiag, DumpError> {
+    let kernel = |source| DumpError::Kernel {
+        pid,
+        what: "cannot ask about the sockets of its network namespace",
+        source,
+    };
+    let Ok(theirs) = std::fs::File::open(format!("/proc/{pid}/ns/net")) else {
+        return Err(DumpError::NoProcess { pid });
+    };
+    let own = std::fs::File::open("/proc/self/ns/net").map_err(kernel)?;
+    let inode = |file: &std::fs::File| rustix::fs::fstat(file).map(|s| (s.st_dev, s.st_ino));
+    if inode(&theirs).map_err(|e| kernel(e.into()))? == inode(&own).map_err(|e| kernel(e.into()))? {
+        return SocketDiag::open().map_err(kernel);
+    }
+    let enter = |ns: &std::fs::File| {
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(ns.as_fd(), Some(kind))
+            .map_err(|e| kernel(e.into()))
+    };
+    enter(&theirs)?;
+    let diag = SocketDiag::open().map_err(kernel);
+    enter(&own)?;
+    diag
 }

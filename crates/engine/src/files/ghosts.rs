@@ -403,10 +403,11 @@ fn make(
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 rustix::fs::openat(&dir, &name, flags, private).map(drop)
             }
+            FileType::Fifo => rustix::fs::mknodat(&dir, &name, kind, private, 0),
             _ => {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
-                    "neither file nor directory",
+                    "neither file nor directory nor named pipe",
                 ));
             }
         };
@@ -420,7 +421,8 @@ fn make(
         }
     }
     let finished = || -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A named pipe must not be waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::openat(&dir, &name, flags, Mode::empty())?;
         if kind == FileType::RegularFile {
             content.fill(&fd)?;

@@ -14,7 +14,7 @@ use cryopod_images::msg;
 use cryopod_sys::socket;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::{Collector, OpenFile, dump_owner};
+use super::{Collector, OpenFile, dump_owner, groups};
 use crate::error::{DumpError, RestoreError};
 
 const TCP_ESTABLISHED: u32 = 1;
@@ -134,7 +134,7 @@ pub fn restore_options(opts: &msg::SkOptsEntry, fd: BorrowedFd<'_>) -> io::Resul
         (libc::SO_RCVLOWAT, opts.so_rcvlowat),
         (libc::SO_MARK, opts.so_mark),
         (libc::SO_OOBINLINE, opts.so_oobinline),
-        (SO_BUF_LOCK, opts.so_buf_lock.filter(|lock| *lock != 0)),
+        (SO_BUF_LOCK, opts.so_buf_lock),
     ] {
         if let Some(value) = value {
             set(name, value)?;
@@ -162,7 +162,7 @@ pub fn restore_options(opts: &msg::SkOptsEntry, fd: BorrowedFd<'_>) -> io::Resul
 /// # Errors
 /// A refusal, or what the kernel said.
 pub fn dump(
-    collector: &Collector<'_>,
+    collector: &mut Collector<'_>,
     id: u32,
     file: &OpenFile,
     family: i32,
@@ -205,6 +205,13 @@ pub fn dump(
             keepcnt: tcp(libc::TCP_KEEPCNT)?,
             keepidle: tcp(libc::TCP_KEEPIDLE)?,
             keepintvl: tcp(libc::TCP_KEEPINTVL)?,
+            defer_accept: tcp(libc::TCP_DEFER_ACCEPT)?,
+            user_timeout: tcp(libc::TCP_USER_TIMEOUT)?,
+            fastopen: tcp(libc::TCP_FASTOPEN)?,
+            linger2: tcp(libc::TCP_LINGER2)?,
+            syncnt: tcp(libc::TCP_SYNCNT)?,
+            notsent_lowat: tcp(libc::TCP_NOTSENT_LOWAT)?,
+            congestion: Some(congestion(fd).map_err(kernel)?),
         })
     } else {
         None
@@ -214,6 +221,12 @@ pub fn dump(
     } else {
         None
     };
+    let groups = if proto == TCP { Vec::new() } else { groups::dump(file)? };
+    if proto != TCP {
+        let mut queues = std::mem::take(&mut collector.queues);
+        queues.udp(collector, id, file)?;
+        collector.queues = queues;
+    }
     Ok(msg::FileEntry {
         r#type: msg::FdTypes::Inetsk.into(),
         id,
@@ -233,17 +246,115 @@ pub fn dump(
             fown: dump_owner(file, collector.inside)?,
             opts: dump_options(fd).map_err(kernel)?,
             v6only,
-            ip_opts: None,
+            ip_opts: Some(ip_options(fd).map_err(kernel)?),
             ifname: None,
             ns_id: None,
             shutdown: None,
             tcp_opts,
+            groups,
+            more_opts: more_options(fd, family).map_err(kernel)?,
         }),
         ..Default::default()
     })
 }
 
-fn has_filter(fd: BorrowedFd<'_>) -> io::Result<bool> {
+/// Name of a TCP socket's congestion control.
+fn congestion(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let name: [u8; 16] = socket::bytes(fd, TCP, libc::TCP_CONGESTION)?;
+    Ok(name.into_iter().take_while(|b| *b != 0).collect())
+}
+
+/// Options of level IP that criu knows.
+fn ip_options(fd: BorrowedFd<'_>) -> io::Result<msg::IpOptsEntry> {
+    let int = |name| socket::option(fd, libc::IPPROTO_IP, name);
+    // What is off is not said: criu sets whatever is there.
+    let on = |name| int(name).map(|v| (v != 0).then_some(true));
+    Ok(msg::IpOptsEntry {
+        freebind: on(libc::IP_FREEBIND)?,
+        raw: None,
+        pktinfo: on(libc::IP_PKTINFO)?,
+        tos: Some(int(libc::IP_TOS)? as u32).filter(|tos| *tos != 0),
+        ttl: Some(int(libc::IP_TTL)? as u32),
+    })
+}
+
+/// Further options that are carried as plain numbers, by family of the socket.
+const MORE_V4: [i32; 10] = [
+    libc::IP_RECVTTL,
+    libc::IP_RECVTOS,
+    libc::IP_MTU_DISCOVER,
+    libc::IP_RECVERR,
+    libc::IP_TRANSPARENT,
+    libc::IP_MULTICAST_TTL,
+    libc::IP_MULTICAST_LOOP,
+    libc::IP_MULTICAST_ALL,
+    libc::IP_BIND_ADDRESS_NO_PORT,
+    libc::IP_RECVORIGDSTADDR,
+];
+const MORE_V6: [i32; 9] = [
+    libc::IPV6_RECVPKTINFO,
+    libc::IPV6_UNICAST_HOPS,
+    libc::IPV6_MULTICAST_HOPS,
+    libc::IPV6_MULTICAST_LOOP,
+    libc::IPV6_MTU_DISCOVER,
+    libc::IPV6_RECVERR,
+    libc::IPV6_TCLASS,
+    libc::IPV6_RECVHOPLIMIT,
+    libc::IPV6_RECVTCLASS,
+];
+
+/// Those of them that differ from a fresh socket's.
+fn more_options(fd: BorrowedFd<'_>, family: i32) -> io::Result<Vec<msg::SkOptionEntry>> {
+    let kind = socket::option(fd, SOCKET, libc::SO_TYPE)? as u32;
+    let fresh = rustix::net::socket_with(
+        AddressFamily::from_raw(family as u16),
+        SocketType::from_raw(kind),
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let v4 = MORE_V4.iter().map(|name| (libc::IPPROTO_IP, *name));
+    let v6 = MORE_V6.iter().map(|name| (libc::IPPROTO_IPV6, *name));
+    let v6 = v6.filter(|_| family == libc::AF_INET6);
+    let mut found = Vec::new();
+    for (level, name) in v4.chain(v6) {
+        // A kernel without the option, or a kind of socket without it.
+        let Ok(value) = socket::option(fd, level, name) else { continue };
+        if socket::option(fresh.as_fd(), level, name)? != value {
+            found.push(msg::SkOptionEntry { level: level as u32, name: name as u32, value });
+        }
+    }
+    Ok(found)
+}
+
+fn restore_ip_options(entry: &msg::InetSkEntry, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let set = |level: i32, name: i32, value: i32| {
+        if socket::option(fd, level, name)? != value {
+            socket::set_option(fd, level, name, value)?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    let ip = entry.ip_opts.clone().unwrap_or_default();
+    for (name, value) in [
+        (libc::IP_FREEBIND, ip.freebind.map(i32::from)),
+        (libc::IP_PKTINFO, ip.pktinfo.map(i32::from)),
+        (libc::IP_TOS, ip.tos.map(|tos| tos as i32)),
+        (libc::IP_TTL, ip.ttl.map(|ttl| ttl as i32)),
+    ] {
+        if let Some(value) = value {
+            set(libc::IPPROTO_IP, name, value)?;
+        }
+    }
+    for option in &entry.more_opts {
+        set(option.level as i32, option.name as i32, option.value)?;
+    }
+    Ok(())
+}
+
+/// True when a socket has a filter attached (SO_ATTACH_FILTER).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn has_filter(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // With room for nothing, the kernel answers with the number of instructions in the length.
     match socket::length(fd, SOCKET, SO_GET_FILTER) {
         Ok(len) => Ok(len != 0),
@@ -280,6 +391,8 @@ fn ended_connection() -> io::Result<OwnedFd> {
     let ours = TcpStream::connect(listener.local_addr()?)?;
     let (other, _) = listener.accept()?;
     drop(other);
+    // Without this the first send would succeed, and be answered with a reset.
+    ours.shutdown(std::net::Shutdown::Write)?;
     Ok(ours.into())
 }
 
@@ -292,13 +405,24 @@ fn make(entry: &msg::InetSkEntry) -> io::Result<OwnedFd> {
         socket::set_option(sock, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6only.into())?;
     }
     restore_options(&entry.opts, sock)?;
+    restore_ip_options(entry, sock)?;
     if let Some(opts) = &entry.tcp_opts {
+        if let Some(name) = &opts.congestion
+            && *name != congestion(sock)?
+        {
+            socket::set_bytes(sock, TCP, libc::TCP_CONGESTION, name)?;
+        }
         let values = [
             (libc::TCP_CORK, opts.cork.map(u32::from)),
             (libc::TCP_NODELAY, opts.nodelay.map(u32::from)),
             (libc::TCP_KEEPCNT, opts.keepcnt),
             (libc::TCP_KEEPIDLE, opts.keepidle),
             (libc::TCP_KEEPINTVL, opts.keepintvl),
+            (libc::TCP_DEFER_ACCEPT, opts.defer_accept),
+            (libc::TCP_USER_TIMEOUT, opts.user_timeout),
+            (libc::TCP_LINGER2, opts.linger2),
+            (libc::TCP_SYNCNT, opts.syncnt),
+            (libc::TCP_NOTSENT_LOWAT, opts.notsent_lowat),
         ];
         for (name, value) in values {
             if let Some(value) = value
@@ -310,6 +434,14 @@ fn make(entry: &msg::InetSkEntry) -> io::Result<OwnedFd> {
     }
     if entry.src_port != 0 {
         socket::bind(sock, &sockaddr(entry.family, entry.src_port, &entry.src_addr))?;
+    }
+    for group in &entry.groups {
+        groups::restore(group, sock)?;
+    }
+    let fastopen = entry.tcp_opts.as_ref().and_then(|o| o.fastopen).filter(|n| *n != 0);
+    if let Some(waiting) = fastopen {
+        // Only of an address that is bound.
+        socket::set_option(sock, TCP, libc::TCP_FASTOPEN, waiting as i32)?;
     }
     if entry.proto == TCP as u32 && entry.state == TCP_LISTEN {
         rustix::net::listen(&fd, entry.backlog as i32)?;

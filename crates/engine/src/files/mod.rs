@@ -5,13 +5,19 @@
 //! those whose device, inode, position, flags and mount agree.
 
 pub mod events;
+pub mod fifos;
 pub mod ghosts;
+pub mod groups;
 pub mod inet;
 pub mod locks;
 pub mod marks;
 pub mod memfd;
+pub mod netlink;
+pub mod owners;
 pub mod pipes;
+pub mod queues;
 pub mod regular;
+pub mod unix;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -127,6 +133,12 @@ pub struct Collector<'a> {
     pub locks: locks::Locks,
     /// Root directory of the tree's first process.
     pub root: OwnedFd,
+    /// Named pipes seen so far.
+    pub fifos: fifos::Fifos,
+    /// Unix sockets seen so far.
+    pub unix: unix::Sockets,
+    /// What waits in sockets.
+    pub queues: queues::Recorder,
     next_id: u32,
     /// Descriptor tables seen, by their id.
     tables: HashSet<u32>,
@@ -160,6 +172,9 @@ impl<'a> Collector<'a> {
             ghosts: ghosts::Ghosts::default(),
             locks: locks::Locks::default(),
             root,
+            fifos: fifos::Fifos::default(),
+            unix: unix::Sockets::default(),
+            queues: queues::Recorder::default(),
             next_id: 1,
             tables: HashSet::new(),
             seen: HashMap::new(),
@@ -241,6 +256,31 @@ impl<'a> Collector<'a> {
         Ok((id, kind))
     }
 
+    /// The entry of a file on its way in the queue of the socket `holder`.
+    ///
+    /// # Errors
+    /// A refusal, or what the kernel said.
+    pub fn queued(&mut self, holder: &OpenFile, fd: &OwnedFd) -> Result<u32, DumpError> {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let pidfd = process::pidfd_open(own).map_err(|source| DumpError::Kernel {
+            pid: own,
+            what: "cannot be opened",
+            source,
+        })?;
+        let file = open(own, pidfd.as_fd(), fd.as_raw_fd())?;
+        let on_its_way = |what: &str, way_out| {
+            holder.refusal(&format!("{what} on its way in the queue of a socket"), way_out)
+        };
+        match self.descriptor(file) {
+            Ok((_, msg::FdTypes::Eventpoll)) => {
+                Err(on_its_way("an epoll instance", "receive it before the checkpoint"))
+            }
+            Ok((id, _)) => Ok(id),
+            Err(DumpError::Refused(refusal)) => Err(on_its_way(&refusal.resource, refusal.way_out)),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Dumps one open file of whatever kind.
     fn dump(&mut self, id: u32, file: OpenFile) -> Result<msg::FileEntry, DumpError> {
         let name = file.name();
@@ -255,6 +295,9 @@ impl<'a> Collector<'a> {
                 return regular::dump(self, id, &file);
             }
             FileType::Fifo if name.starts_with("pipe:[") => return pipes::dump(self, id, file),
+            FileType::Fifo if file.info.flags & libc::O_PATH as u32 == 0 => {
+                return fifos::dump(self, id, file);
+            }
             _ => {}
         }
         if FileType::from_raw_mode(file.stat.st_mode) == FileType::Socket {
@@ -267,6 +310,8 @@ impl<'a> Collector<'a> {
                 })?;
             return match family {
                 libc::AF_INET | libc::AF_INET6 => inet::dump(self, id, &file, family),
+                libc::AF_UNIX => unix::dump(self, id, file),
+                libc::AF_NETLINK => netlink::dump(self, id, &file),
                 _ => {
                     let what = format!("a socket of family {family} ({name})");
                     Err(file.refusal(&what, "close it before the checkpoint"))

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use cryopod_images::{Image, Writer, msg};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -85,7 +85,7 @@ fn has_event(fd: &OwnedFd, event: PollFlags) -> io::Result<bool> {
 }
 
 /// Copies what is in a pipe: the bytes, packet by packet in packet mode.
-fn content(reader: &OwnedFd, size: usize, packets: bool) -> io::Result<Vec<Vec<u8>>> {
+pub(super) fn content(reader: &OwnedFd, size: usize, packets: bool) -> io::Result<Vec<Vec<u8>>> {
     let waiting = rustix::io::ioctl_fionread(reader)? as usize;
     if waiting == 0 {
         return Ok(Vec::new());
@@ -165,14 +165,14 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Reads the image of pipe contents.
+    /// Reads the image of what was in pipes or in named pipes.
     ///
     /// # Errors
     /// [`RestoreError::Image`].
-    pub fn read(name: &str, bytes: &[u8]) -> Result<Self, RestoreError> {
+    pub fn read(image: Image, name: &str, bytes: &[u8]) -> Result<Self, RestoreError> {
         let bad = |what: String| RestoreError::Image { name: name.to_owned(), what };
-        let mut reader = cryopod_images::Reader::new(Image::PipesData, name, bytes)
-            .map_err(|e| bad(e.to_string()))?;
+        let mut reader =
+            cryopod_images::Reader::new(image, name, bytes).map_err(|e| bad(e.to_string()))?;
         let mut contents = Self::default();
         while let Some(entry) =
             reader.record::<msg::PipeDataEntry>().map_err(|e| bad(e.to_string()))?
@@ -183,6 +183,37 @@ impl Contents {
             slot.1.push(bytes.to_vec());
         }
         Ok(contents)
+    }
+
+    /// True when anything was in the pipe.
+    #[must_use]
+    pub fn has_bytes(&self, pipe_id: u32) -> bool {
+        self.parts.get(&pipe_id).is_some_and(|(_, parts)| parts.iter().any(|p| !p.is_empty()))
+    }
+
+    /// Gives a pipe its size and what was in it.
+    ///
+    /// # Errors
+    /// EPERM for a size above what the machine allows; those of write(2).
+    pub fn pour(&self, pipe_id: u32, writer: BorrowedFd<'_>) -> io::Result<()> {
+        let Some((size, parts)) = self.parts.get(&pipe_id) else { return Ok(()) };
+        if let Some(size) = size {
+            rustix::pipe::fcntl_setpipe_size(writer, *size as usize)?;
+        }
+        // Packets stay apart only when written in packet mode.
+        let mut flags = OFlags::NONBLOCK;
+        if parts.len() > 1 {
+            flags |= OFlags::DIRECT;
+        }
+        rustix::fs::fcntl_setfl(writer, flags)?;
+        for part in parts {
+            let mut rest = &part[..];
+            while !rest.is_empty() {
+                let n = rustix::io::write(writer, rest)?;
+                rest = &rest[n..];
+            }
+        }
+        Ok(())
     }
 }
 
@@ -243,22 +274,6 @@ pub fn restore(
 
 fn fill(pipe_id: u32, contents: &Contents) -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let Some((size, parts)) = contents.parts.get(&pipe_id) else { return Ok((reader, writer)) };
-    if let Some(size) = size {
-        rustix::pipe::fcntl_setpipe_size(writer.as_fd(), *size as usize)?;
-    }
-    // Packets stay apart only when written in packet mode.
-    let mut flags = OFlags::NONBLOCK;
-    if parts.len() > 1 {
-        flags |= OFlags::DIRECT;
-    }
-    rustix::fs::fcntl_setfl(&writer, flags)?;
-    for part in parts {
-        let mut rest = &part[..];
-        while !rest.is_empty() {
-            let n = rustix::io::write(&writer, rest)?;
-            rest = &rest[n..];
-        }
-    }
+    contents.pour(pipe_id, writer.as_fd())?;
     Ok((reader, writer))
 }

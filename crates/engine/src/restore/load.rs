@@ -9,6 +9,7 @@ use prost::Message;
 use crate::areas::GUARD;
 use crate::error::RestoreError;
 use crate::files::pipes::Contents;
+use crate::files::queues;
 use crate::segments::Content;
 use crate::store::{ImageSource, Pages};
 
@@ -74,6 +75,10 @@ pub(crate) struct Images {
     pub(crate) locks: Vec<msg::FileLockEntry>,
     /// Unlinked files, by their id.
     pub(crate) ghosts: HashMap<u32, crate::files::ghosts::Content>,
+    /// What was in the named pipes.
+    pub(crate) fifos: Contents,
+    /// What was in the queues of sockets.
+    pub(crate) queues: queues::Contents,
 }
 
 fn bad(name: &str, what: impl std::fmt::Display) -> RestoreError {
@@ -146,12 +151,20 @@ impl Images {
             sizes: HashMap::new(),
             memfds: HashMap::new(),
             pipes: match bytes(source, Image::PipesData, 0)? {
-                (name, Some(found)) => Contents::read(&name, &found)?,
+                (name, Some(found)) => Contents::read(Image::PipesData, &name, &found)?,
                 (_, None) => Contents::default(),
             },
             locks: many(source, Image::FileLocks, 0)?.unwrap_or_default(),
             remaps: HashMap::new(),
             ghosts: HashMap::new(),
+            fifos: match bytes(source, Image::FifoData, 0)? {
+                (name, Some(found)) => Contents::read(Image::FifoData, &name, &found)?,
+                (_, None) => Contents::default(),
+            },
+            queues: match bytes(source, Image::SkQueues, 0)? {
+                (name, Some(found)) => queues::Contents::read(&name, &found)?,
+                (_, None) => queues::Contents::default(),
+            },
         };
         images.load_remaps(source)?;
         for entry in tree {

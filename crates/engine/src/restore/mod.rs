@@ -7,6 +7,7 @@
 mod layout;
 mod load;
 mod process;
+mod sockets;
 mod transport;
 mod tree;
 
@@ -22,7 +23,7 @@ use cryopod_sys::wait::{self, Status};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
-use crate::files::{events, ghosts, inet, marks, memfd, pipes, regular};
+use crate::files::{events, fifos, ghosts, inet, marks, memfd, netlink, owners, pipes, regular};
 use crate::inject::Remote;
 use crate::proc::tasks;
 use crate::segments;
@@ -145,6 +146,10 @@ pub(crate) struct Context<'a> {
     pub(crate) tables: std::collections::HashSet<u32>,
     /// Living tasks that are not complete yet.
     pub(crate) waiting: Vec<usize>,
+    /// Named pipes held open meanwhile.
+    fifos: fifos::Made,
+    /// Host pid of each living task, by its pid inside.
+    hosts: HashMap<i32, i32>,
     /// Epoll instances that are filled already.
     pub(crate) filled: std::collections::HashSet<u32>,
 }
@@ -279,6 +284,52 @@ impl<'a> Context<'a> {
         }
     }
 
+    fn open_fifo(&mut self, fifo: &msg::FifoEntry) -> Result<OwnedFd, RestoreError> {
+        let images: &'a Images = self.images;
+        let reg = images.path(fifo.regf_id.unwrap_or(0))?;
+        let by_path = msg::RegFileEntry { flags: libc::O_PATH as u32, pos: 0, ..reg.clone() };
+        let path = self.regular(&by_path)?;
+        let writes = |other: &msg::FifoEntry| {
+            other.pipe_id == fifo.pipe_id
+                && images.path(other.regf_id.unwrap_or(0)).is_ok_and(|r| r.flags & 3 != 0)
+        };
+        let written = images.files.values().filter_map(|f| f.fifo.as_ref()).any(writes);
+        fifos::restore(fifo, reg.flags, path, written, &mut self.fifos, &images.fifos)
+    }
+
+    /// Sets who gets the signals of files, now that everybody is there.
+    fn own(&self, tasks: &[Vec<i32>]) -> Result<(), RestoreError> {
+        let mut hosts = HashMap::new();
+        let mut groups = HashMap::new();
+        let living = self.images.tasks.iter().filter(|t| t.body.is_some());
+        for seedling in tasks {
+            let Some(pid) = seedling.first() else { continue };
+            let inside = living.clone().find(|t| self.hosts.get(&t.pid()) == Some(pid));
+            let Some(image) = inside else { continue };
+            hosts.extend(image.cores.iter().map(|c| c.0).zip(seedling.iter().copied()));
+            groups.insert(image.tree.pgid as i32, *pid);
+        }
+        for (id, fd) in &self.opened {
+            let Some(owner) = self.images.files.get(id).and_then(owners::of) else { continue };
+            let inside = owner.pid as i32;
+            let host = match owner.pid_type {
+                2 => groups.get(&inside).and_then(|member| {
+                    let member = rustix::process::Pid::from_raw(*member);
+                    rustix::process::getpgid(member).ok().map(|p| p.as_raw_nonzero().get())
+                }),
+                _ => hosts.get(&inside).copied(),
+            };
+            owners::restore(fd.as_fd(), &owner, host.unwrap_or(0)).map_err(|source| {
+                RestoreError::Kernel {
+                    pid: inside,
+                    what: "cannot be made the owner of a file again".into(),
+                    source,
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     fn open(&mut self, id: u32) -> Result<OwnedFd, RestoreError> {
         let images: &'a Images = self.images;
         let entry = images.files.get(&id).ok_or_else(|| RestoreError::Image {
@@ -291,6 +342,12 @@ impl<'a> Context<'a> {
         if let Some(pipe) = &entry.pipe {
             let inherit = &self.options.inherit;
             return pipes::restore(pipe, &mut self.pipes, &self.images.pipes, inherit);
+        }
+        if let Some(fifo) = &entry.fifo {
+            return self.open_fifo(fifo);
+        }
+        if let Some(socket) = &entry.nlsk {
+            return netlink::restore(socket);
         }
         if let Some(socket) = &entry.isk {
             return inet::restore(socket);
@@ -403,14 +460,19 @@ fn build(
         ghosts: HashMap::new(),
         tables: std::collections::HashSet::new(),
         waiting: (0..images.tasks.len()).filter(|i| images.tasks[*i].body.is_some()).collect(),
+        fifos: fifos::Made::default(),
+        hosts: HashMap::new(),
         filled: std::collections::HashSet::new(),
     };
     let mut tasks = Vec::new();
     let mut stopped = Vec::new();
-    for seedling in forest.take_living() {
+    let mut seedlings = forest.take_living();
+    sockets::make(&mut context, &mut seedlings)?;
+    for seedling in seedlings {
         let image = &images.tasks[seedling.index];
         let host = seedling.pid;
         context.waiting.retain(|index| *index != seedling.index);
+        context.hosts.insert(image.pid(), host);
         let threads = process::rebuild(&mut context, image, seedling)?;
         if image.process()?.task_state == load::STOPPED {
             let signal = image.process()?.stop_signo.unwrap_or(libc::SIGSTOP as u32);
@@ -420,5 +482,6 @@ fn build(
     }
     context.seal()?;
     context.unlink();
+    context.own(&tasks)?;
     Ok(Restored { pid, tasks, stopped, released: false })
 }
