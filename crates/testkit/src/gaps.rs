@@ -5,7 +5,6 @@
 
 const GAPS: &[(&str, &str)] = &[
     ("posix_timers_full", "a pending timer signal comes back without its overrun count"),
-    ("fifo", "named pipes are refused"),
     ("epoll_full", "an epoll instance with EPOLLEXCLUSIVE or a nested one is not filled again"),
     ("inotify", "inotify is refused"),
     ("inotify_full", "inotify is refused"),
@@ -13,7 +12,6 @@ const GAPS: &[(&str, &str)] = &[
     ("blocked_full", "it holds file locks; a relative wait ends with EINTR after the restore"),
     ("tree_full", "a process group whose leader has ended is not made again"),
     ("stopped_full", "a stop that was reported is reported once more"),
-    ("udp_bound_full", "datagrams that wait in a queue are lost"),
 ];
 
 /// Why this victim is not carried yet; `None` for one that must pass.

@@ -4,6 +4,7 @@
 //! directly. Two descriptors share an open file description when kcmp(2) says so; candidates are
 //! those whose device, inode, position, flags and mount agree.
 
+pub mod datagrams;
 pub mod events;
 pub mod fifos;
 pub mod ghosts;

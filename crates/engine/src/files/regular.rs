@@ -109,7 +109,10 @@ pub(super) fn entry(
     opening: Opening<'_>,
 ) -> Result<msg::RegFileEntry, DumpError> {
     let regular = FileType::from_raw_mode(opening.stat.st_mode) == FileType::RegularFile;
-    let directory = FileType::from_raw_mode(opening.stat.st_mode) == FileType::Directory;
+    let bare = matches!(
+        FileType::from_raw_mode(opening.stat.st_mode),
+        FileType::Directory | FileType::Fifo
+    );
     let mut name = opening.link.to_owned();
     let door = Path::new(&opening.door);
     let mut ghost = false;
@@ -121,7 +124,7 @@ pub(super) fn entry(
                 opening.refusal(&format!(", which is {what}"), "close it before the checkpoint")
             );
         }
-        Place::Nowhere if regular || directory => {
+        Place::Nowhere if regular || bare => {
             ghost = true;
             name = ghosts::strip(opening.link);
             collector.ghosts.add(opening.id, opening.stat, door).map_err(|e| match e {
@@ -137,7 +140,7 @@ pub(super) fn entry(
         }
         Place::Nowhere => {
             return Err(opening.refusal(
-                ", which is neither a regular file nor a directory",
+                ", which is neither a regular file nor a directory nor a named pipe",
                 "close it before the checkpoint",
             ));
         }

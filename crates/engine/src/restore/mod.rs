@@ -23,7 +23,9 @@ use cryopod_sys::wait::{self, Status};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
-use crate::files::{events, fifos, ghosts, inet, marks, memfd, netlink, owners, pipes, regular};
+use crate::files::{
+    datagrams, events, fifos, ghosts, inet, marks, memfd, netlink, owners, pipes, regular,
+};
 use crate::inject::Remote;
 use crate::proc::tasks;
 use crate::segments;
@@ -297,6 +299,22 @@ impl<'a> Context<'a> {
         fifos::restore(fifo, reg.flags, path, written, &mut self.fifos, &images.fifos)
     }
 
+    /// Puts back the datagrams that waited, now that all sockets have their addresses.
+    fn send(&mut self) -> Result<(), RestoreError> {
+        let images: &'a Images = self.images;
+        let udp = |entry: &&msg::InetSkEntry| entry.proto == libc::IPPROTO_UDP as u32;
+        let mut sockets: Vec<_> =
+            images.files.values().filter_map(|f| f.isk.as_ref()).filter(udp).collect();
+        sockets.sort_unstable_by_key(|entry| entry.id);
+        for entry in sockets {
+            let packets = images.queues.of(entry.id);
+            if !packets.is_empty() {
+                datagrams::restore(entry, self.file(entry.id)?, packets)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sets who gets the signals of files, now that everybody is there.
     fn own(&self, tasks: &[Vec<i32>]) -> Result<(), RestoreError> {
         let mut hosts = HashMap::new();
@@ -482,6 +500,7 @@ fn build(
     }
     context.seal()?;
     context.unlink();
+    context.send()?;
     context.own(&tasks)?;
     Ok(Restored { pid, tasks, stopped, released: false })
 }
