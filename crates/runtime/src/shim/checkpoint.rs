@@ -24,6 +24,49 @@ use crate::wire::Channel;
 /// How long a helper may take to give up before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two looks at whether a container that is worked on still lives.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How long a helper may take to notice by itself that its container is ending.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// Watches the first process of a container that a helper traces. When it is killed, the kernel has
+/// it wait for all others of its pid namespace (pid_namespaces(7)), of which the ended ones wait for
+/// their tracer. A helper that waits for the first process then waits for ever.
+#[derive(Debug)]
+struct Deathwatch {
+    first: i32,
+    helper: i32,
+    ending_since: Option<Instant>,
+}
+
+impl Deathwatch {
+    fn new(first: i32, helper: i32) -> Self {
+        Self { first, helper, ending_since: None }
+    }
+
+    /// Looks once, and ends a helper that did not notice.
+    fn look(&mut self) {
+        if !is_ending(self.first) {
+            return;
+        }
+        let since = *self.ending_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= NOTICE {
+            let _ = cryopod_sys::process::kill(self.helper, libc::SIGKILL);
+        }
+    }
+}
+
+/// True for a process that is gone or in do_exit: PF_EXITING among the flags of
+/// proc_pid_stat(5), the seventh field after the name.
+fn is_ending(pid: i32) -> bool {
+    const PF_EXITING: u32 = 4;
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return true };
+    let stat = String::from_utf8_lossy(&stat);
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6));
+    flags.and_then(|f| f.parse::<u32>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
 /// A checkpoint that is asked for.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -99,14 +142,17 @@ impl Shim {
         let location = plan.location.clone();
         // The helper refuses to replace a file: what is there afterwards is its own.
         let was_there = location.symlink_metadata().is_ok();
+        let first = plan.pid;
         // Commands that are entering are waited for; new ones wait until the thaw.
         let mut gate = Some(container.gate.write());
         let (helper, channel) = self.start_helper(&Task::Dump(plan), &[])?;
         let mut given_up: Option<(GivenUp, Instant)> = None;
         let mut silent = false;
+        let mut watch = Deathwatch::new(first, helper);
         let result = loop {
             let wake = given_up.map(|(_, at)| at + PATIENCE).or(deadline);
             let (said, hung_up) = wait_for_either(&channel, client, given_up.is_some(), wake);
+            watch.look();
             let now = Instant::now();
             if given_up.is_none() {
                 if hung_up {
@@ -199,7 +245,13 @@ impl Shim {
         let (helper, channel) = self.start_helper(&Task::Restore(plan), &fds)?;
         drop(fds);
         drop(source);
+        let mut watch = Deathwatch::new(pid, helper);
         let result = loop {
+            let mut said = [PollFd::new(&channel, PollFlags::IN)];
+            if matches!(poll(&mut said, Some(&timespec(LOOK))), Ok(0) | Err(_)) {
+                watch.look();
+                continue;
+            }
             match channel.receive::<Event>() {
                 Ok(Some((Event::Restored, _))) => {
                     // On disk before the first instruction: whoever looks then sees it running.
@@ -228,28 +280,33 @@ impl Shim {
     }
 }
 
-/// Waits until the helper says something, the client hangs up or says something, or `wake`.
+/// Waits until the helper says something, the client hangs up or says something, `wake`, or the
+/// next look at the container.
 fn wait_for_either(
     channel: &Channel,
     client: &UnixStream,
     ignore_client: bool,
     wake: Option<Instant>,
 ) -> (bool, bool) {
-    let timeout =
-        wake.map(|at| at.saturating_duration_since(Instant::now())).map(|left| Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        });
+    let left = wake.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()).min(LOOK));
+    let timeout = timespec(left);
     let mut fds = vec![PollFd::new(channel, PollFlags::IN)];
     if !ignore_client {
         fds.push(PollFd::new(client, PollFlags::IN | PollFlags::RDHUP));
     }
-    if poll(&mut fds, timeout.as_ref()).is_err() {
+    if poll(&mut fds, Some(&timeout)).is_err() {
         return (false, false);
     }
     let said = !fds[0].revents().is_empty();
     let hung_up = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
     (said, hung_up)
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
 }
 
 fn answer_drain(container: &Container, channel: &Channel) -> Result<(), RuntimeError> {

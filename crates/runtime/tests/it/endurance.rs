@@ -130,10 +130,11 @@ fn a_dump_helper_killed_at_any_moment_leaves_the_container_unharmed_and_no_file(
     host.runtime.checkpoint_container(&id, &archive, &CheckpointOptions::default()).unwrap();
 }
 
-#[test]
-fn a_restore_helper_killed_at_any_moment_leaves_no_process_of_the_container() {
+/// Restores a stopped counter again and again; each time something is killed a little later. Nothing
+/// of a failed attempt is left, and in the end the restore succeeds.
+fn kill_in_restores(pod: &str, rounds: u32, victim: impl Fn(i32, Pid) -> Option<Pid> + Sync) {
     let host = Host::new();
-    let sandbox = host.run_pod("stillborn");
+    let sandbox = host.run_pod(pod);
     let shim = shim_of(&host, &sandbox);
     let config = script("counter", COUNTER);
     let id = host.run(&sandbox, &config);
@@ -143,7 +144,7 @@ fn a_restore_helper_killed_at_any_moment_leaves_no_process_of_the_container() {
     host.runtime.checkpoint_container(&id, &archive, &stop).unwrap();
     host.runtime.remove_container(&id).unwrap();
     let mut killed = 0;
-    for round in 0..15u32 {
+    for round in 0..rounds {
         let id = host.runtime.create_container_from_archive(&sandbox, &config, &archive).unwrap();
         let pid = host.runtime.container_status(&id).unwrap().pid.unwrap();
         let result = std::thread::scope(|scope| {
@@ -151,20 +152,23 @@ fn a_restore_helper_killed_at_any_moment_leaves_no_process_of_the_container() {
             while !start.is_finished() {
                 let Some(helper) = helpers(shim, Some(pid)).into_iter().next() else { continue };
                 std::thread::sleep(Duration::from_micros(u64::from(round) * 900));
-                let _ = kill_process(helper, Signal::KILL);
+                if let Some(victim) = victim(pid, helper) {
+                    let _ = kill_process(victim, Signal::KILL);
+                }
                 break;
             }
             start.join().unwrap()
         });
+        let status = host.runtime.container_status(&id).unwrap();
         if result.is_err() {
             killed += 1;
-            let status = host.runtime.container_status(&id).unwrap();
             assert_state(&status, ContainerState::Exited);
             assert_eq!(status.reason, "StartError");
             assert!(!Path::new(&format!("/proc/{pid}")).exists());
             assert!(status.cgroup_paths.is_empty());
         }
         host.runtime.remove_container(&id).unwrap();
+        assert_eq!(helpers(shim, None), Vec::new());
     }
     assert!(killed > 0);
     let id = host.runtime.create_container_from_archive(&sandbox, &config, &archive).unwrap();
@@ -172,6 +176,47 @@ fn a_restore_helper_killed_at_any_moment_leaves_no_process_of_the_container() {
     let at = logged(&host, "counter").len();
     wait_for("ticks after the restore", || logged(&host, "counter").len() > at + 3);
     assert_in_order(&logged(&host, "counter"));
+}
+
+#[test]
+fn a_restore_helper_killed_at_any_moment_leaves_no_process_of_the_container() {
+    kill_in_restores("stillborn", 15, |_, helper| Some(helper));
+}
+
+#[test]
+fn a_first_process_killed_at_any_moment_of_its_restore_leaves_no_other() {
+    kill_in_restores("headless", 15, |first, _| Pid::from_raw(first));
+}
+
+#[test]
+fn a_container_stopped_at_any_moment_of_its_checkpoint_ends_and_leaves_no_part_of_an_archive() {
+    let host = Host::new();
+    let sandbox = host.run_pod("ended");
+    let archive = archive(&host);
+    let folder = archive.parent().unwrap();
+    let mut failed = 0;
+    for round in 0..15u64 {
+        // Several processes: their first one cannot end before the others.
+        let id = host.run(&sandbox, &script("counter", &format!("sleep 60 & {COUNTER}")));
+        host.wait_log("counter", "3");
+        let options = CheckpointOptions::default();
+        let result = std::thread::scope(|scope| {
+            let checkpoint =
+                scope.spawn(|| host.runtime.checkpoint_container(&id, &archive, &options));
+            std::thread::sleep(Duration::from_millis(round * 3));
+            host.runtime.stop_container(&id, Duration::ZERO).unwrap();
+            checkpoint.join().unwrap()
+        });
+        assert_state(&host.runtime.container_status(&id).unwrap(), ContainerState::Exited);
+        match result {
+            Ok(_) => fs::remove_file(&archive).unwrap(),
+            Err(_) => failed += 1,
+        }
+        assert_eq!(files_in(folder), Vec::<PathBuf>::new());
+        host.runtime.remove_container(&id).unwrap();
+        fs::remove_file(host.logs().join("counter.log")).unwrap();
+    }
+    assert!(failed > 0);
 }
 
 #[test]
