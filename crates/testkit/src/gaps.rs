@@ -8,10 +8,7 @@ const GAPS: &[(&str, &str)] = &[
     ("epoll_full", "an epoll instance with EPOLLEXCLUSIVE or a nested one is not filled again"),
     ("inotify", "inotify is refused"),
     ("inotify_full", "inotify is refused"),
-    ("blocked", "it holds file locks"),
-    ("blocked_full", "it holds file locks; a relative wait ends with EINTR after the restore"),
-    ("tree_full", "a process group whose leader has ended is not made again"),
-    ("stopped_full", "a stop that was reported is reported once more"),
+    ("blocked_full", "a relative wait ends with EINTR after the restore"),
 ];
 
 /// Why this victim is not carried yet; `None` for one that must pass.

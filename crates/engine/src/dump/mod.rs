@@ -208,6 +208,12 @@ pub fn dump(
             report: &mut report,
             held: &mut tree.held,
             pages_id: at as u32 + 1,
+            stopped: tasks
+                .iter()
+                .filter(|t| t.ppid == task.pid)
+                .filter(|t| t.threads.iter().any(|t| t.group_stop.is_some()))
+                .map(|t| inside.of(t.pid))
+                .collect(),
         };
         work.dump(sink)?;
     }

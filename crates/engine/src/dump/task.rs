@@ -107,6 +107,8 @@ pub(crate) struct Work<'w, 'f> {
     pub(crate) report: &'w mut DumpReport,
     pub(crate) held: &'w mut Vec<(i32, i32, i32)>,
     pub(crate) pages_id: u32,
+    /// Its children that job control has stopped, by their pids inside.
+    pub(crate) stopped: Vec<i32>,
 }
 
 /// What the leader alone can tell about the process.
@@ -118,6 +120,7 @@ struct Asked {
     thp_disabled: bool,
     subreaper: bool,
     membarrier: u32,
+    stops_heard: Vec<u32>,
 }
 
 impl Work<'_, '_> {
@@ -253,7 +256,35 @@ impl Work<'_, '_> {
             thp_disabled: leader.prctl(PR_GET_THP_DISABLE, [0; 4])? != 0,
             subreaper: i32::from_le_bytes(subreaper) != 0,
             membarrier: u32::try_from(membarrier).unwrap_or(0),
+            stops_heard: self.stops_heard(leader, space, scratch)?,
         })
+    }
+
+    /// The stopped children whose stop it has heard of: those that a wait finds nothing new about.
+    /// WNOWAIT leaves the report for the program.
+    fn stops_heard(
+        &self,
+        leader: &mut Remote,
+        space: &Space,
+        scratch: Scratch,
+    ) -> io::Result<Vec<u32>> {
+        const P_PID: u64 = 1;
+        let options = (libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT) as u64;
+        let mut heard = Vec::new();
+        for child in &self.stopped {
+            // Where there is nothing to report, the kernel clears si_signo.
+            let args = [P_PID, *child as u64, 0, options, 0, 0];
+            let told = leader.call_out::<4>(space, scratch, libc::SYS_waitid, args, 2);
+            match told {
+                Ok(signo) if signo == [0; 4] => heard.push(*child as u32),
+                Ok(_) => {}
+                // A filter forbids it: then the program does not wait this way either.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => heard.push(*child as u32),
+                Err(e) if e.raw_os_error() == Some(libc::ECHILD) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(heard)
     }
 
     fn ask_thread(
@@ -371,6 +402,8 @@ impl Work<'_, '_> {
             sigactions: asked.actions.clone(),
             child_subreaper: Some(asked.subreaper),
             stop_signo: stop.map(|s| s as u32),
+            stops_heard: asked.stops_heard.clone(),
+            exit_signal: (stat.exit_signal != libc::SIGCHLD).then_some(stat.exit_signal as u32),
             membarrier_registration_mask: (asked.membarrier != 0).then_some(asked.membarrier),
             ..Default::default()
         });

@@ -8,6 +8,7 @@ mod layout;
 mod load;
 mod process;
 mod sockets;
+mod stop;
 mod transport;
 mod tree;
 
@@ -61,7 +62,7 @@ pub struct Restored {
     pub pid: i32,
     /// Host tids of all threads, by process.
     tasks: Vec<Vec<i32>>,
-    /// Processes that were stopped by job control, with the signal.
+    /// Processes that are to be stopped at the release, with the signal.
     stopped: Vec<(i32, i32)>,
     released: bool,
 }
@@ -494,7 +495,9 @@ fn build(
         let threads = process::rebuild(&mut context, image, seedling)?;
         if image.process()?.task_state == load::STOPPED {
             let signal = image.process()?.stop_signo.unwrap_or(libc::SIGSTOP as u32);
-            stopped.push((host, signal as i32));
+            if !stop::is_plain(signal as i32) {
+                stopped.push((host, signal as i32));
+            }
         }
         tasks.push(threads);
     }

@@ -8,7 +8,8 @@ use cryopod_sys::ptrace::{self, Registers};
 
 use super::Context;
 use super::layout;
-use super::load::{Body, TaskImages};
+use super::load::{Body, STOPPED, TaskImages};
+use super::stop;
 use super::transport::Transport;
 use super::tree::{CLONE_ARGS_LEN, FRAME_AT, Seedling, await_birth, clone_args};
 use crate::error::RestoreError;
@@ -259,8 +260,14 @@ impl Site<'_, '_> {
                 remote.call(libc::SYS_membarrier, [command, 0, 0, 0, 0, 0]).map_err(&fail)?;
             }
         }
+        for child in &core.stops_heard {
+            match stop::hear(*child, remote) {
+                Err(e) if e.raw_os_error() != Some(libc::ECHILD) => return Err(fail(e)),
+                _ => {}
+            }
+        }
         // Ignoring a signal throws away what is pending: the engine's own SIGCONT, and SIGCHLD of
-        // the zombies that were just made.
+        // the zombies and stopped children that were just made.
         for signal in [libc::SIGCONT, libc::SIGCHLD] {
             let mut ignore = [0u8; 32];
             ignore[0] = 1;
@@ -392,7 +399,19 @@ impl Site<'_, '_> {
         }
         self.remote.munmap(scratch.at, scratch.len).map_err(&fail)?;
         self.set_last(leader)?;
+        let stopping = self.fail("cannot stop it as it was");
         self.space.close().map_err(&fail)?;
+        if core.task_state == STOPPED
+            && stop::is_plain(core.stop_signo.unwrap_or(libc::SIGSTOP as u32) as i32)
+        {
+            for host in &tids {
+                ptrace::set_signal_mask(*host, u64::MAX).map_err(&stopping)?;
+            }
+            stop::stop(&tids).map_err(&stopping)?;
+            for ((_, core), host) in image.cores.iter().zip(&tids) {
+                ptrace::set_signal_mask(*host, mask(core)).map_err(&stopping)?;
+            }
+        }
         Ok(tids)
     }
 
@@ -423,10 +442,14 @@ impl Site<'_, '_> {
             registers::restore_general(&info.gpregs).map_err(|what| self.image_error(tid, what))?;
         ptrace::set_xstate(host, &xstate).map_err(&fail)?;
         ptrace::set_registers(host, &regs).map_err(&fail)?;
-        let mask = core.thread_core.as_ref().and_then(|t| t.blk_sigset);
-        let mask = mask.or(core.tc.as_ref().map(|t| t.blk_sigset)).unwrap_or(0);
-        ptrace::set_signal_mask(host, mask).map_err(&fail)
+        ptrace::set_signal_mask(host, mask(core)).map_err(&fail)
     }
+}
+
+/// The signal mask of a thread.
+fn mask(core: &msg::CoreEntry) -> u64 {
+    let mask = core.thread_core.as_ref().and_then(|t| t.blk_sigset);
+    mask.or(core.tc.as_ref().map(|t| t.blk_sigset)).unwrap_or(0)
 }
 
 /// What each thread has for itself; credentials last. `own` is (pid, tid) inside.
