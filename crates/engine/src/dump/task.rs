@@ -89,6 +89,7 @@ pub(crate) fn dump_zombie(
             flags: stat.flags as u32,
             blk_sigset: 0,
             comm: status::comm(task.pid, task.pid)?,
+            exit_signal: (stat.exit_signal != libc::SIGCHLD).then_some(stat.exit_signal as u32),
             ..Default::default()
         }),
         ..Default::default()

@@ -43,6 +43,12 @@ impl TaskImages {
         self.tree.pid as i32
     }
 
+    /// The signal its parent gets at its end.
+    pub(crate) fn exit_signal(&self) -> i32 {
+        let own = self.cores[0].1.tc.as_ref().and_then(|tc| tc.exit_signal);
+        own.map_or(libc::SIGCHLD, |signal| signal as i32)
+    }
+
     /// What belongs to the whole process.
     pub(crate) fn process(&self) -> Result<&msg::TaskCoreEntry, RestoreError> {
         self.cores[0].1.tc.as_ref().ok_or_else(|| RestoreError::Image {

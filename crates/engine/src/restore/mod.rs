@@ -5,6 +5,7 @@
 //! credentials. Last come the registers; all tasks are let go together, or none is.
 
 mod layout;
+mod leaders;
 mod load;
 mod process;
 mod sockets;

@@ -32,6 +32,8 @@ const OPTIONS: i32 = ptrace::O_TRACESYSGOOD
 pub(crate) struct Seedling {
     /// Its place in the images.
     pub(crate) index: usize,
+    /// The same, but for a process that only stands in for one that has ended.
+    pub(crate) task: Option<usize>,
     /// Host pid.
     pub(crate) pid: i32,
     pub(crate) space: Space,
@@ -44,10 +46,10 @@ pub(crate) struct Seedling {
 /// All tasks while they are made.
 #[derive(Debug)]
 pub(crate) struct Forest<'a> {
-    images: &'a Images,
+    pub(super) images: &'a Images,
     /// Host pids of everything made, for the case of failure.
-    made: Vec<i32>,
-    living: Vec<Seedling>,
+    pub(super) made: Vec<i32>,
+    pub(super) living: Vec<Seedling>,
 }
 
 impl<'a> Forest<'a> {
@@ -69,7 +71,11 @@ impl<'a> Forest<'a> {
         self.living.clear();
     }
 
-    fn error(&self, index: usize, what: &str) -> impl Fn(io::Error) -> RestoreError + use<> {
+    pub(super) fn error(
+        &self,
+        index: usize,
+        what: &str,
+    ) -> impl Fn(io::Error) -> RestoreError + use<> {
         let pid = self.images.tasks[index].pid();
         let what = what.to_owned();
         move |source| match source.raw_os_error() {
@@ -108,7 +114,8 @@ impl<'a> Forest<'a> {
         }
         let seedling = self.first(pid).map_err(&fail)?;
         self.grow(seedling)?;
-        self.group()
+        self.group()?;
+        self.join_lost_groups()
     }
 
     /// Prepares the first task: engine memory at a place that is free in every archived layout.
@@ -142,7 +149,7 @@ impl<'a> Forest<'a> {
         // From here on it ends with its tracer; its parent's end is not the program's concern.
         remote.prctl(libc::PR_SET_PDEATHSIG, [0; 4])?;
         let scratch = Scratch { at, len: SCRATCH };
-        Ok(Seedling { index: 0, pid, space, remote, scratch, parking: at + SCRATCH })
+        Ok(Seedling { task: Some(0), index: 0, pid, space, remote, scratch, parking: at + SCRATCH })
     }
 
     /// Forks the children of a task, and theirs.
@@ -152,42 +159,62 @@ impl<'a> Forest<'a> {
         let children: Vec<usize> = (0..self.images.tasks.len())
             .filter(|i| *i != 0 && self.images.tasks[*i].tree.ppid == own)
             .collect();
+        let (foreign, children): (Vec<usize>, Vec<usize>) =
+            children.into_iter().partition(|index| self.is_foreign(*index));
         let leads = session == own;
         let (after, before): (Vec<usize>, Vec<usize>) = children.into_iter().partition(|i| {
             let child = &self.images.tasks[*i].tree;
             !leads || child.sid == session || child.sid == child.pid
         });
+        let place = parent.index;
         for index in before {
-            self.fork(&mut parent, index)?;
+            self.fork(&mut parent, place, index)?;
         }
         if leads {
             let fail = self.error(parent.index, "cannot begin its session");
             parent.remote.call(libc::SYS_setsid, [0; 6]).map_err(&fail)?;
         }
         for index in after {
-            self.fork(&mut parent, index)?;
+            self.fork(&mut parent, place, index)?;
         }
+        self.adopt(&mut parent, &foreign)?;
         self.living.push(parent);
         Ok(())
     }
 
-    fn fork(&mut self, parent: &mut Seedling, index: usize) -> Result<(), RestoreError> {
+    /// Makes task `index`, a child of task `parent`, by a clone(2) in `maker`: the parent itself, or
+    /// another child of it.
+    pub(super) fn fork(
+        &mut self,
+        maker: &mut Seedling,
+        parent: usize,
+        index: usize,
+    ) -> Result<(), RestoreError> {
+        let own = maker.task == Some(parent);
         let task = &self.images.tasks[index];
         let fail = self.error(index, "cannot be made");
-        let scratch = parent.scratch;
-        let flags = shared(&self.images.tasks[parent.index], task);
-        clone_args(&parent.space, scratch, flags, libc::SIGCHLD, task.pid()).map_err(&fail)?;
-        parent
-            .remote
-            .call(libc::SYS_clone3, [scratch.at, CLONE_ARGS_LEN, 0, 0, 0, 0])
-            .map_err(&fail)?;
-        let pid = parent.remote.take_born().ok_or(RestoreError::Vanished { pid: task.pid() })?;
+        let scratch = maker.scratch;
+        let mut flags = shared(&self.images.tasks[parent], task);
+        let mut signal = task.exit_signal();
+        if !own {
+            // The signal is the maker's then.
+            (flags, signal) = (flags | libc::CLONE_PARENT as u64, 0);
+        }
+        let pid = clone_task(maker, flags, signal, task.pid()).map_err(&fail)?;
         self.made.push(pid);
         await_birth(pid).map_err(&fail)?;
         let now = layout::current(pid).map_err(&fail)?;
         let space = Space::open(pid, &now).map_err(&fail)?;
         let remote = Remote::enter_new(&space, pid, scratch.at + FRAME_AT).map_err(&fail)?;
-        let child = Seedling { index, pid, space, remote, scratch, parking: parent.parking };
+        let child = Seedling {
+            task: Some(index),
+            index,
+            pid,
+            space,
+            remote,
+            scratch,
+            parking: maker.parking,
+        };
         if task.process()?.task_state == ZOMBIE {
             return self.wither(child);
         }
@@ -257,6 +284,19 @@ impl<'a> Forest<'a> {
         }
         Ok(())
     }
+}
+
+/// Lets a task make a process of this pid; its host pid.
+pub(super) fn clone_task(
+    maker: &mut Seedling,
+    flags: u64,
+    exit_signal: i32,
+    pid: i32,
+) -> io::Result<i32> {
+    let scratch = maker.scratch;
+    clone_args(&maker.space, scratch, flags, exit_signal, pid)?;
+    maker.remote.call(libc::SYS_clone3, [scratch.at, CLONE_ARGS_LEN, 0, 0, 0, 0])?;
+    maker.remote.take_born().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 /// What a task shares with its parent, as flags of clone(2).
