@@ -19,6 +19,9 @@ use crate::proc::{stat, tasks};
 const ROUNDS: u32 = 64;
 /// How long a thread may take to stop.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same for one in uninterruptible sleep (state D): the tree stands still meanwhile, and the
+/// caller had better let it go and come again.
+const PATIENCE_ASLEEP: Duration = Duration::from_millis(50);
 
 /// A stopped thread.
 #[derive(Debug, Clone)]
@@ -239,7 +242,9 @@ impl Tree {
             if let Some(status) = wait::poll_for(tid)? {
                 return Ok(Some(status));
             }
-            if begin.elapsed() > PATIENCE {
+            let waited = begin.elapsed();
+            let asleep = || stat::of(tid, tid).is_ok_and(|s| s.state == b'D');
+            if waited > PATIENCE || (waited > PATIENCE_ASLEEP && asleep()) {
                 return Ok(None);
             }
             if pause.is_zero() {
@@ -273,7 +278,11 @@ impl Tree {
                     if matches!(event, wait::EVENT_FORK | wait::EVENT_VFORK | wait::EVENT_CLONE) {
                         let child = ptrace::event_message(tid)
                             .map_err(|e| kernel("lost the child of a fork", e))?;
-                        self.attached.insert(child as i32);
+                        if event == wait::EVENT_VFORK {
+                            self.let_run(child as i32);
+                        } else {
+                            self.attached.insert(child as i32);
+                        }
                     }
                     ptrace::resume(tid, 0)
                 }
@@ -291,6 +300,14 @@ impl Tree {
                 Err(e) if gone(&e) => {}
                 Err(e) => return Err(kernel("cannot be resumed", e)),
             }
+        }
+    }
+
+    /// Lets the child of a vfork(2) go, which was caught at its birth: its parent does not stop before
+    /// the child has another program. A later round finds it.
+    fn let_run(&self, child: i32) {
+        if matches!(self.wait_stop(child), Ok(Some(_))) {
+            let _ = ptrace::detach(child, 0);
         }
     }
 

@@ -148,6 +148,26 @@ impl Inside {
     }
 }
 
+/// How long the tree is tried to be stopped while a thread of it is in uninterruptible sleep.
+const PERSISTENCE: Duration = Duration::from_secs(10);
+/// How long it runs between two tries.
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Stops the tree. A thread that waits for a disk, or for the child of its vfork(2), does not stop;
+/// everything is let go and stopped again later then, so that nobody stands still for it.
+fn seize(options: &DumpOptions) -> Result<Tree, DumpError> {
+    let begin = Instant::now();
+    loop {
+        match Tree::seize(options.pid, &options.cgroup_procs) {
+            Err(DumpError::Stuck { .. }) if begin.elapsed() < PERSISTENCE => {
+                std::thread::sleep(BETWEEN);
+                check(&options.cancel)?;
+            }
+            other => return other,
+        }
+    }
+}
+
 fn check(cancel: &AtomicBool) -> Result<(), DumpError> {
     if cancel.load(Ordering::Relaxed) { Err(DumpError::Cancelled) } else { Ok(()) }
 }
@@ -167,7 +187,7 @@ pub fn dump(
     check(&options.cancel)?;
     let diag = namespaces::socket_diag(options.pid)?;
     let begin = Instant::now();
-    let mut tree = Tree::seize(options.pid, &options.cgroup_procs)?;
+    let mut tree = seize(options)?;
     let seized = begin.elapsed();
     let mut report = DumpReport {
         tasks: tree.tasks.len(),

@@ -8,8 +8,8 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::Duration;
 
-use cryopod_images::msg;
 use rustix::fs::FileType;
 
 use super::{namespaces, refuse_shared};
@@ -35,28 +35,50 @@ const MAPPED: &[(&str, &str)] = &[
     ("anon_inode:", "memory of a file that is not carried"),
 ];
 
+/// How often and after what pause processes that share an address space are looked at again: the
+/// child of a vfork(2), as posix_spawn(3) makes them, shares its parent's for a moment.
+const LOOKS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Looks at the tree under `root`.
 ///
 /// # Errors
 /// [`DumpError::Refused`] only: what cannot be read has ended or is looked at again when stopped.
 pub(super) fn survey(root: i32) -> Result<(), DumpError> {
-    let Ok(mut ids) = namespaces::Ids::new() else { return Ok(()) };
-    let mut seen: Vec<(i32, msg::TaskKobjIdsEntry)> = Vec::new();
-    let mut known = HashSet::new();
-    let mut todo = vec![root];
-    while let Some(pid) = todo.pop() {
-        if !known.insert(pid) {
-            continue;
-        }
-        todo.extend(tasks::children(pid).unwrap_or_default());
+    for (pid, _) in tree(root) {
         pass(process(pid))?;
-        if let Ok(stat) = stat::of(pid, pid)
-            && stat.state != b'Z'
-        {
-            let own = (pid, stat.ppid);
-            pass(ids.of_task(pid).and_then(|ids| refuse_shared(own, &ids, &mut seen)))?;
-            pass(mappings(pid))?;
-            pass(descriptors(pid))?;
+        pass(mappings(pid))?;
+        pass(descriptors(pid))?;
+    }
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        match pass(sharing(root)) {
+            Err(_) if looks < LOOKS => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+}
+
+/// Processes below `root` and their parents, parents first.
+fn tree(root: i32) -> Vec<(i32, i32)> {
+    let mut found = vec![(root, 0)];
+    let mut known = HashSet::from([root]);
+    let mut at = 0;
+    while let Some(&(pid, _)) = found.get(at) {
+        at += 1;
+        let children = tasks::children(pid).unwrap_or_default();
+        found.extend(children.into_iter().filter(|c| known.insert(*c)).map(|c| (c, pid)));
+    }
+    found
+}
+
+fn sharing(root: i32) -> Result<(), DumpError> {
+    let mut ids = namespaces::Ids::new()?;
+    let mut seen = Vec::new();
+    for (pid, ppid) in tree(root) {
+        if stat::of(pid, pid).is_ok_and(|s| s.state != b'Z') {
+            pass(ids.of_task(pid).and_then(|ids| refuse_shared((pid, ppid), &ids, &mut seen)))?;
         }
     }
     Ok(())

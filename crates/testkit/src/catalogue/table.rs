@@ -118,6 +118,7 @@ pub(super) static TABLE: &[Victim] = rows![
     "blocked" "interrupted calls" Criu::Supported(&["--file-locks"]), [], Fate::Carried, "26 waiting calls: woken with the right result, or at the end of their time";
     "blocked_full" "interrupted calls" Criu::No("criu 4.2.1 ends calls with a remaining time with EINTR"), [], Fate::Carried, "the same without a single EINTR";
     "waits" "interrupted calls" PLAIN, [], Fate::Carried, "nanosleep, poll and futex in use all the time: no sleep too short, nothing lost or doubled";
+    "vfork" "process trees" PLAIN, [], Fate::Carried, "children made by vfork without pause, each another program at once";
     "pty" "terminals" PLAIN, [], Fate::Refused("pt"), "both ends of a pseudo terminal";
     "netlink" "netlink" PLAIN, [], Fate::Carried, "bound to a port and a group, nothing waiting";
     "netlink_waiting" "netlink" Criu::No("criu: netlink: the socket has data to read"), [], Fate::Refused("netlink"), "an answer that waits to be read";
