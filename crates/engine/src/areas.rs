@@ -53,9 +53,7 @@ pub enum Backing {
     Anonymous,
     /// A file, by the id of its entry in the image of files.
     File(u32),
-    /// Shared memory without a path: the id of its segment.
-    Segment(u64),
-    /// Shared memory of a memfd: the id of the file entry.
+    /// Shared memory, of a memfd or without a name: the id of the file entry.
     Memfd(u32),
     /// The kernel's vDSO, its data pages, or the vsyscall page.
     Kernel,
@@ -120,7 +118,6 @@ fn describe(area: &Area, backing: Backing) -> (u32, u32, u64) {
             let kind = if area.shared { vma::FILE_SHARED } else { vma::FILE_PRIVATE };
             (vma::REGULAR | kind, mode, u64::from(id))
         }
-        Backing::Segment(id) => (vma::REGULAR | vma::ANON_SHARED, mode | MAP_ANON, id),
         Backing::Memfd(id) => {
             let kind = if area.shared { vma::FILE_SHARED } else { vma::FILE_PRIVATE };
             (vma::REGULAR | kind | vma::MEMFD, mode, u64::from(id))
@@ -154,7 +151,7 @@ pub fn dump(area: &Area, backing: Backing, open_flags: Option<u32>) -> msg::VmaE
         end: area.end,
         // For memory without a file the kernel shows an offset that means nothing.
         pgoff: match backing {
-            Backing::File(_) | Backing::Segment(_) | Backing::Memfd(_) => area.offset,
+            Backing::File(_) | Backing::Memfd(_) => area.offset,
             _ => 0,
         },
         shmid,

@@ -19,11 +19,14 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use crate::areas::PAGE;
 use crate::error::{DumpError, RestoreError};
 use crate::inject::Remote;
-use crate::proc::maps::Area;
 use crate::store::{ImageSink, Pages};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 1 << 20;
+
+/// The name under which anonymous segments are among the memfds, as criu has them: tasks that map
+/// several of them each, stock criu restores in this form only.
+pub const ANONYMOUS: &[u8] = b"/dev/zero";
 
 /// A segment seen during a dump.
 #[derive(Debug)]
@@ -50,17 +53,6 @@ impl Segments {
         let fresh = !self.seen.contains_key(&key);
         let seen = self.seen.entry(key).or_insert(Seen { id: next, pid, file });
         Ok((seen.id, fresh))
-    }
-
-    /// The id of the anonymous segment behind an area.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn mapped(&mut self, pid: i32, area: &Area) -> Result<u32, DumpError> {
-        let path = format!("/proc/{pid}/map_files/{:x}-{:x}", area.start, area.end);
-        let kernel = |source| DumpError::Kernel { pid, what: "cannot open shared memory", source };
-        let file = File::open(path).map_err(kernel)?;
-        self.add(pid, file).map(|(id, _)| id).map_err(kernel)
     }
 
     /// The id of the inode of a memfd, for which `file` is open.

@@ -433,11 +433,7 @@ impl Work<'_, '_> {
                     let (id, flags) = self.mapped_file(area)?;
                     (Backing::File(id), Some(flags))
                 }
-                Kind::SharedAnonymous => {
-                    let id = self.files.segments.mapped(pid, area)?;
-                    (Backing::Segment(u64::from(id)), None)
-                }
-                Kind::Memfd => {
+                Kind::SharedAnonymous | Kind::Memfd => {
                     let flags = open_flags(area);
                     (Backing::Memfd(self.files.mapped_memfd(pid, area, flags)?), Some(flags))
                 }

@@ -35,7 +35,7 @@ use crate::error::{DumpError, Refusal};
 use crate::proc::fdinfo::FdInfo;
 use crate::proc::maps::Area;
 use crate::proc::{self, fdinfo};
-use crate::segments::Segments;
+use crate::segments::{self, Segments};
 
 /// Descriptor flag: close on exec.
 const FD_CLOEXEC: u32 = 1;
@@ -376,7 +376,10 @@ impl<'a> Collector<'a> {
             return Ok(*id);
         }
         let id = self.fresh_id();
-        let link = area.path.as_os_str().as_bytes();
+        let link = match area.path.as_os_str().as_bytes() {
+            memfd if memfd.starts_with(b"/memfd:") => memfd,
+            _ => segments::ANONYMOUS,
+        };
         let inode = self.segments.memfd(pid, file, link)?;
         self.entries.push(memfd::entry(id, inode, flags, 0, msg::FownEntry::default()));
         self.paths.insert(key, id);

@@ -221,6 +221,31 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Makes the anonymous segment that an area maps, if it maps one that is not there yet, by a
+    /// mapping in the given task. One with a descriptor is left to be a memfd.
+    pub(crate) fn make_anonymous(
+        &mut self,
+        area: &msg::VmaEntry,
+        host: i32,
+        remote: &mut Remote,
+    ) -> io::Result<()> {
+        let images = self.images;
+        let inode_of = |id: u32| {
+            let memfd = images.files.get(&id).and_then(|file| file.memfd.as_ref());
+            memfd.map(|memfd| u64::from(memfd.inode_id))
+        };
+        let Some(inode) = inode_of(area.shmid as u32) else { return Ok(()) };
+        let Some(entry) = images.memfds.get(&inode) else { return Ok(()) };
+        let open = || images.tables.values().flatten().any(|fd| inode_of(fd.id) == Some(inode));
+        if entry.name != segments::ANONYMOUS || self.memfds.contains_key(&inode) || open() {
+            return Ok(());
+        }
+        let content = images.segments.get(&entry.shmid);
+        let made = segments::restore_anonymous(host, entry.size, content, remote)?;
+        self.memfds.insert(inode, made);
+        Ok(())
+    }
+
     fn memfd(&mut self, inode: u64) -> Result<std::os::fd::BorrowedFd<'_>, RestoreError> {
         let images: &'a Images = self.images;
         match self.memfds.entry(inode) {

@@ -127,6 +127,7 @@ impl Site<'_, '_> {
                     let file = context.segment(id, host, remote)?;
                     return Ok((transport.send(file, remote, space, scratch)?, area.pgoff));
                 }
+                context.make_anonymous(area, host, remote)?;
                 let file = match context.mapped(area) {
                     Ok(file) => file,
                     Err(e) => {
