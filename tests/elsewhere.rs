@@ -203,24 +203,45 @@ fn host_programs_go_on_where_they_are_the_same_and_a_file_that_differs_is_named(
     let told = || from.ok(["logs", COUNTER]).lines().count();
     wait_for("some numbers", || (told() > 5).then_some(()));
     let archive = PathBuf::from(from.ok(["checkpoint", COUNTER, "--stop"]).trim());
-    let at = told();
+    let at_archive = told();
     let to = Elsewhere::begin(from.folder());
     let carried = to.carry(&archive);
     let carried = carried.to_str().unwrap();
     to.ok(["restore", carried]);
-    to.assert_goes_on(at, false);
+    to.assert_goes_on(at_archive, false);
     to.ok(["rm", "--force", "default/counter"]);
 
-    // Another build of the library, as far as anybody can see who does not read it.
+    // Another build of the library, in every way one can differ.
     let libc = libc();
-    let other = to.folder.path().join("libc");
-    let change = "cp -p \"$1\" \"$2\"; printf x >> \"$2\"; touch -r \"$1\" \"$2\"; \
-                  mount --bind \"$2\" \"$1\"";
-    let changed = to.command("sh").args(["-euc", change, "sh"]).arg(&libc).arg(&other).status();
-    assert!(changed.unwrap().success());
-    let output = to.run(["restore", carried]);
-    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     let name = libc.file_name().unwrap().to_str().unwrap();
-    assert!(stderr(&output).contains(name), "{}", stderr(&output));
-    assert_eq!(to.ok(["ps", "--all", "--output", "json"]).trim(), "[]");
+    let good = std::fs::read(&libc).unwrap();
+    let time = libc.metadata().unwrap().modified().unwrap();
+    let mut longer = good.clone();
+    longer.push(0);
+    let mut rebuilt = good.clone();
+    // The note with the build id (elf(5)): sizes of name and id, type, name.
+    let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let at = rebuilt.windows(note.len()).position(|part| part == note).unwrap();
+    rebuilt[at + note.len()] ^= 1;
+    let later = time + std::time::Duration::from_secs(60);
+    for (bytes, time, way) in
+        [(longer, time, "size"), (rebuilt, time, "build id"), (good, later, "time")]
+    {
+        let other = to.folder.path().join("libc");
+        let through = format!("/proc/{}/root{}", to.inside, other.display());
+        std::fs::write(&through, bytes).unwrap();
+        std::fs::File::options().write(true).open(through).unwrap().set_modified(time).unwrap();
+        let mode = "chmod 755 \"$1\"; mount --bind \"$1\" \"$2\"";
+        let placed = to.command("sh").args(["-euc", mode, "sh"]).arg(&other).arg(&libc).status();
+        assert!(placed.unwrap().success());
+        let output = to.run(["restore", carried]);
+        assert_eq!(output.status.code(), Some(4), "{way}: {}", stderr(&output));
+        assert!(stderr(&output).contains(name), "{way}: {}", stderr(&output));
+        assert_eq!(to.ok(["ps", "--all", "--output", "json"]).trim(), "[]");
+        // umount(8) itself has it open.
+        assert!(to.command("umount").arg("--lazy").arg(&libc).status().unwrap().success());
+        assert!(to.command("rm").arg(&other).status().unwrap().success());
+    }
+    to.ok(["restore", carried]);
+    to.assert_goes_on(at_archive, false);
 }

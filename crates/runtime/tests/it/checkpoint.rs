@@ -222,3 +222,41 @@ fn an_archive_that_does_not_fit_is_refused_before_anything_is_made() {
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(fs::read_dir(host.dir.path().join("state/containers")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_folder_image_that_has_changed_is_refused_by_its_digests() {
+    let host = Host::new();
+    let root = host.dir.path().join("root");
+    for dir in ["bin", "lib", "lib64", "usr", "etc"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    fs::write(root.join("greeting"), "as it was").unwrap();
+    let bind = |path: &str| cryopod_runtime::Mount {
+        host_path: path.into(),
+        container_path: path.into(),
+        readonly: true,
+        recursive: true,
+        ..cryopod_runtime::Mount::default()
+    };
+    let config = ContainerConfig {
+        image: ImageSpec::Folder(root.clone()),
+        mounts: ["/bin", "/lib", "/lib64", "/usr"].map(bind).into(),
+        ..script("counter", COUNTER)
+    };
+    let sandbox = host.run_pod("folder");
+    let id = host.run(&sandbox, &config);
+    host.wait_log("counter", "3");
+    let archive = archive(&host);
+    let options = CheckpointOptions { stop: true, ..CheckpointOptions::default() };
+    host.runtime.checkpoint_container(&id, &archive, &options).unwrap();
+    let image = host.runtime.container_status(&id).unwrap().image_id;
+    host.runtime.remove_container(&id).unwrap();
+    let restore = || host.runtime.create_container_from_archive(&sandbox, &config, &archive);
+    fs::write(root.join("greeting"), "as it is!").unwrap();
+    let error = restore().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let text = error.to_string();
+    assert!(text.contains(&image) && text.matches("sha256:").count() == 2, "{text}");
+    fs::write(root.join("greeting"), "as it was").unwrap();
+    host.runtime.start_container(&restore().unwrap()).unwrap();
+}
