@@ -110,6 +110,50 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> io::Result<
     Ok(received)
 }
 
+/// Looks at the next `len` bytes of a stream, for the last of which there is no room: the length of
+/// the whole pieces, as they were sent, before the one that has the last byte.
+///
+/// The kernel copies piece by piece and answers with those that could be copied whole. It gives no
+/// other sign of where descriptors begin to travel: a look that ends before them brings them too.
+///
+/// # Errors
+/// Those of mmap(2) and recvmsg(2).
+pub fn whole_pieces(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    let page = rustix::param::page_size();
+    let room = len.next_multiple_of(page);
+    // SAFETY: a new mapping at a place of the kernel's choice, which nobody else knows.
+    let area = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        libc::mmap(std::ptr::null_mut(), room + page, libc::PROT_NONE, flags, -1, 0)
+    };
+    if area == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let result = (|| {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a part of the mapping just made.
+        check(i64::from(unsafe { libc::mprotect(area, room, access) }))?;
+        // The last byte lies behind what may be written.
+        let begin = room + 1 - len;
+        let mut part =
+            libc::iovec { iov_base: area.cast::<u8>().wrapping_add(begin).cast(), iov_len: len };
+        // SAFETY: all zeros is a valid msghdr.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        // SAFETY: the kernel checks every byte it writes; it writes inside the mapping only.
+        match check(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) } as i64) {
+            Ok(n) => Ok(n as usize),
+            Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+            Err(e) => Err(e),
+        }
+    })();
+    // SAFETY: the mapping is ours and nothing refers to it any more.
+    unsafe { libc::munmap(area, room + page) };
+    result
+}
+
 /// Level and type, data, and what follows of the first control message.
 #[allow(clippy::type_complexity, reason = "private, used once")]
 fn control_message(bytes: &[u8]) -> Option<((i32, i32), &[u8], &[u8])> {
@@ -193,5 +237,22 @@ mod tests {
             assert_eq!((got.len, &buffer[..4], got.rights.len()), (4, &b"text"[..], 1));
             assert_eq!(got.credentials.map(|c| c.pid), Some(me.pid));
         }
+    }
+
+    #[test]
+    fn the_pieces_before_a_descriptor_are_told_apart() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (a, b) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        send(a.as_fd(), b"one ", None, &[], None).unwrap();
+        send(a.as_fd(), b"two ", None, &[], None).unwrap();
+        send(a.as_fd(), b"with", None, &[a.as_fd()], None).unwrap();
+        let mut buffer = [0; 64];
+        let got = receive(b.as_fd(), &mut buffer, libc::MSG_PEEK).unwrap();
+        assert_eq!((got.len, got.rights.len()), (12, 1));
+        assert_eq!(whole_pieces(b.as_fd(), 12).unwrap(), 8);
+        assert_eq!(whole_pieces(b.as_fd(), 4).unwrap(), 0);
+        assert_eq!(rustix::io::ioctl_fionread(&b).unwrap(), 12);
     }
 }

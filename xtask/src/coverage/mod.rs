@@ -388,7 +388,7 @@ fn crossed(
         if to_criu {
             engine.dump(Some(sid), guest.pid, &images, false)?;
             guest.place.kill_all();
-            criu::restore(sid, &guest, options)?;
+            criu::restore(sid, &guest, &for_ours(options))?;
         } else {
             criu::dump(sid, &guest, options)?;
             engine.restore(Some(sid), &images)?;
@@ -398,4 +398,11 @@ fn crossed(
     let outcome = steps();
     guest.keep = keep && !matches!(outcome, Ok(Verdict::Ok | Verdict::Skip(_)));
     outcome
+}
+
+/// Options for a restore of what we dumped: connections are recorded by us, not carried.
+fn for_ours<'o>(options: &[&'o str]) -> Vec<&'o str> {
+    let ours =
+        |option: &&'o str| if *option == "--tcp-established" { "--tcp-close" } else { option };
+    options.iter().map(ours).collect()
 }

@@ -163,25 +163,19 @@ fn stream(fd: BorrowedFd<'_>) -> io::Result<Option<Vec<Message>>> {
             return Ok(None);
         }
         if !message.got.rights.is_empty() {
-            // The bytes before those that the descriptors came with travel alone: the shortest
-            // look that brings descriptors ends with the first byte of theirs.
-            let (mut without, mut with) = (0, message.bytes.len());
-            while with - without > 1 {
-                let middle = usize::midpoint(without, with);
-                peeking.at(offset)?;
-                let found = look(fd, middle, 0)?;
-                if found.is_some_and(|m| !m.got.rights.is_empty()) {
-                    with = middle;
-                } else {
-                    without = middle;
-                }
-            }
-            if with > 1 {
-                peeking.at(offset)?;
-                let Some(alone) = look(fd, with - 1, 0)? else { return Ok(None) };
-                offset += alone.bytes.len();
-                all.push(alone);
-                message.bytes.drain(..with - 1);
+            // The bytes before those that the descriptors came with travel alone.
+            peeking.at(offset)?;
+            let before = message::whole_pieces(fd, message.bytes.len())?;
+            if before != 0 {
+                let bytes: Vec<u8> = message.bytes.drain(..before).collect();
+                let got = Received {
+                    len: before,
+                    sender: message.got.sender.clone(),
+                    rights: Vec::new(),
+                    credentials: message.got.credentials,
+                };
+                offset += before;
+                all.push(Message { bytes, got });
             }
         }
         offset += message.bytes.len();

@@ -154,6 +154,8 @@ pub(crate) struct Context<'a> {
     fifos: fifos::Made,
     /// Host pid of each living task, by its pid inside.
     hosts: HashMap<i32, i32>,
+    /// Files that announce themselves again.
+    pub(crate) announced: std::collections::HashSet<u32>,
     /// Epoll instances that are filled already.
     pub(crate) filled: std::collections::HashSet<u32>,
 }
@@ -507,6 +509,7 @@ fn build(
         waiting: (0..images.tasks.len()).filter(|i| images.tasks[*i].body.is_some()).collect(),
         fifos: fifos::Made::default(),
         hosts: HashMap::new(),
+        announced: std::collections::HashSet::new(),
         filled: std::collections::HashSet::new(),
     };
     let mut tasks = Vec::new();

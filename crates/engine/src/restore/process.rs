@@ -178,6 +178,9 @@ impl Site<'_, '_> {
             }
         }
         for entry in table.into_iter().flatten() {
+            self.announce(entry)?;
+        }
+        for entry in table.into_iter().flatten() {
             let epoll = images.files.get(&entry.id).and_then(|f| f.epfd.as_ref());
             if let Some(epoll) = epoll
                 && self.context.filled.insert(entry.id)
@@ -185,6 +188,23 @@ impl Site<'_, '_> {
                 events::fill_epoll(epoll, entry.fd, &mut self.remote, &self.space, self.scratch)
                     .map_err(self.fail("cannot fill an epoll instance"))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Lets a file with O_ASYNC announce itself: its signal names the descriptor that this was asked
+    /// for with.
+    fn announce(&mut self, entry: &msg::FdinfoEntry) -> Result<(), RestoreError> {
+        let fail = self.fail("cannot let a file announce itself");
+        let file = self.context.file(entry.id)?;
+        let flags = rustix::fs::fcntl_getfl(file).map_err(|e| fail(e.into()))?.bits();
+        let on = libc::O_ASYNC as u32;
+        if flags & on == 0 || !self.context.announced.insert(entry.id) {
+            return Ok(());
+        }
+        for flags in [flags & !on, flags] {
+            let args = [entry.fd.into(), libc::F_SETFL as u64, flags.into(), 0, 0, 0];
+            self.remote.call(libc::SYS_fcntl, args).map_err(&fail)?;
         }
         Ok(())
     }

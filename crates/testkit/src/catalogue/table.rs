@@ -100,6 +100,9 @@ pub(super) static TABLE: &[Victim] = rows![
     "unix_backlog" "unix sockets" Criu::No("criu refuses bytes on a connection not yet accepted: Non-empty write queue on an in-flight socket"), [], Fate::Refused("accept"), "a connection that waits to be accepted, with bytes in it";
     "unix_dgram" "unix sockets" PLAIN, [], Fate::Carried, "named and nameless senders, queues, peers";
     "unix_dgram_full" "unix sockets" Criu::No("criu 4.2.1 gives waiting datagrams other senders"), [], Fate::Carried, "the same with the sender of each message";
+    "unix_more" "unix sockets" Criu::No("criu: Control messages in queue, not supported"), [Need::Root], Fate::Carried, "peers' credentials, descriptors amid a stream and in queues of queues, resets, peers that are gone, a backlog";
+    "fown" "owners of files" PLAIN, [], Fate::Carried, "signals of files: to a process, a group, a child";
+    "fown_full" "owners of files" Criu::No("criu 4.2.1 looks for an owning thread before there are threads"), [], Fate::Carried, "the same to a thread";
     "tcp_listen" "tcp sockets" PLAIN, [], Fate::Carried, "listeners of IPv4 and IPv6, options, backlog, SO_REUSEPORT, shared with a child";
     "tcp_listen_full" "tcp sockets" Criu::No("criu 4.2.1 loses TCP_DEFER_ACCEPT and others"), [], Fate::Carried, "the same with more options";
     "tcp_bound" "tcp sockets" PLAIN, [], Fate::Carried, "bound and fresh sockets";

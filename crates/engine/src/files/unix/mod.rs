@@ -202,8 +202,9 @@ fn settle(
         entry.peer = 0;
         return Ok(());
     }
-    if seen.state == ESTABLISHED && seen.peer == 0 {
-        entry.peer_name = peer_name.map(|name| bare_name(&name).to_vec());
+    // A datagram socket that others connect to is in that state too, without any peer.
+    if seen.state == ESTABLISHED && found.peer == Some(0) {
+        entry.peer_name = Some(peer_name.map_or(Vec::new(), |name| bare_name(&name).to_vec()));
         entry.reset = (failed && seen.kind != libc::SOCK_DGRAM).then_some(true);
     }
     names::dump(&seen.file, entry)

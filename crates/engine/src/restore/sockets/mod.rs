@@ -177,7 +177,7 @@ impl<'i> Maker<'_, '_, 'i> {
             }
             let connected = entry.state == ESTABLISHED
                 && if is_datagram(entry) {
-                    entry.peer == 0 && entry.peer_name.as_ref().is_none_or(Vec::is_empty)
+                    entry.peer == 0 && entry.peer_name.as_ref().is_some_and(Vec::is_empty)
                 } else {
                     peer.is_none_or(|p| p.state != LISTEN)
                 };
