@@ -16,6 +16,9 @@ use crate::proc;
 const PR_TIMER_CREATE_RESTORE_IDS: i32 = 77;
 /// Timer ids tried before giving up where the kernel cannot be told the id.
 const TRIES: u32 = 100_000;
+/// si_code of a timer's signal (sigaction(2)).
+const SI_TIMER: i32 = -2;
+const SECOND: i128 = 1_000_000_000;
 
 fn longs<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let mut out = [0; N];
@@ -187,16 +190,73 @@ pub fn create(
     Ok(())
 }
 
-/// Arms the timers with the time they had left.
+/// The interval timer whose expiry this pending signal tells of, when arming it can bring the
+/// signal back: with the siginfo and the overrun count of the kernel's own.
+fn told_by<'t>(
+    signal: &msg::SiginfoEntry,
+    timers: &'t msg::TaskTimersEntry,
+) -> Option<&'t msg::PosixTimerEntry> {
+    let word = |at: usize| signal.siginfo.get(at..at + 4)?.try_into().ok().map(i32::from_le_bytes);
+    if word(8)? != SI_TIMER {
+        return None;
+    }
+    let (number, id) = (word(0)? as u32, word(16)? as u32);
+    timers.posix.iter().find(|t| {
+        let (interval, left) = ((t.isec, t.insec), (t.vsec, t.vnsec));
+        t.it_id == id && t.si_signo == number && interval != (0, 0) && left <= interval
+    })
+}
+
+/// Leaves out the pending signals that [`arm`] brings back.
+#[must_use]
+pub fn without_own(
+    queue: &msg::SignalQueueEntry,
+    timers: Option<&msg::TaskTimersEntry>,
+) -> msg::SignalQueueEntry {
+    let keeps = |signal: &&msg::SiginfoEntry| timers.and_then(|t| told_by(signal, t)).is_none();
+    msg::SignalQueueEntry { signals: queue.signals.iter().filter(keeps).cloned().collect() }
+}
+
+/// Arms a timer that had expired so that it expires at once and goes on in step: its last expiry
+/// was one interval before the next.
+fn arm_expired(
+    timer: &msg::PosixTimerEntry,
+    remote: &mut Remote,
+    space: &Space,
+    scratch: Scratch,
+) -> io::Result<()> {
+    const ABSOLUTE: u64 = 1;
+    let clock = i64::from(timer.clock_id as i32) as u64;
+    let args = [clock, 0, 0, 0, 0, 0];
+    let now: [u8; 16] = remote.call_out(space, scratch, libc::SYS_clock_gettime, args, 1)?;
+    let [sec, nsec] = longs(&now);
+    let nanos = |sec: u64, nsec: u64| i128::from(sec) * SECOND + i128::from(nsec);
+    let last = nanos(sec, nsec) + nanos(timer.vsec, timer.vnsec) - nanos(timer.isec, timer.insec);
+    // A value of zero would disarm it.
+    let last = last.max(1);
+    let values = [timer.isec, timer.insec, (last / SECOND) as u64, (last % SECOND) as u64];
+    let args = [u64::from(timer.it_id), ABSOLUTE, 0, 0, 0, 0];
+    let bytes = bytes_of(&values);
+    remote.call_in(space, scratch, libc::SYS_timer_settime, args, 2, &bytes).map(drop)
+}
+
+/// Arms the timers with the time they had left. `pending` are the signals of the process and its
+/// threads.
 ///
 /// # Errors
 /// Those of the remote calls.
 pub fn arm(
     timers: &msg::TaskTimersEntry,
+    pending: &[&msg::SignalQueueEntry],
     remote: &mut Remote,
     space: &Space,
     scratch: Scratch,
 ) -> io::Result<()> {
+    let expired: Vec<u32> = pending
+        .iter()
+        .flat_map(|queue| &queue.signals)
+        .filter_map(|signal| told_by(signal, timers).map(|timer| timer.it_id))
+        .collect();
     for (which, timer) in [(0, &timers.real), (1, &timers.virt), (2, &timers.prof)] {
         let mut values = [timer.isec, timer.iusec, timer.vsec, timer.vusec];
         // Expired, its signal still pending: the kernel would start the next interval when the
@@ -216,6 +276,10 @@ pub fn arm(
         }
     }
     for timer in &timers.posix {
+        if expired.contains(&timer.it_id) {
+            arm_expired(timer, remote, space, scratch)?;
+            continue;
+        }
         let values = [timer.isec, timer.insec, timer.vsec, timer.vnsec];
         if values != [0; 4] {
             remote.call_in(
@@ -234,6 +298,29 @@ pub fn arm(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timers_own_signal_is_left_to_the_timer() {
+        let timer = msg::PosixTimerEntry {
+            it_id: 7,
+            si_signo: 42,
+            isec: 1,
+            vnsec: 5,
+            ..Default::default()
+        };
+        let timers = msg::TaskTimersEntry { posix: vec![timer], ..Default::default() };
+        let signal = |number: i32, code: i32, id: i32| {
+            let mut siginfo = vec![0u8; 128];
+            siginfo[0..4].copy_from_slice(&number.to_le_bytes());
+            siginfo[8..12].copy_from_slice(&code.to_le_bytes());
+            siginfo[16..20].copy_from_slice(&id.to_le_bytes());
+            msg::SiginfoEntry { siginfo }
+        };
+        let signals = vec![signal(42, SI_TIMER, 7), signal(42, 0, 7), signal(42, SI_TIMER, 8)];
+        let queue = msg::SignalQueueEntry { signals };
+        assert_eq!(without_own(&queue, Some(&timers)).signals, queue.signals[1..]);
+        assert_eq!(without_own(&queue, None).signals.len(), 3);
+    }
 
     #[test]
     fn reads_the_kernels_list_of_timers() {

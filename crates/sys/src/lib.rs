@@ -10,6 +10,7 @@ pub mod diag;
 pub mod events;
 pub mod fcntl;
 pub mod filter;
+pub mod handle;
 pub mod message;
 pub mod mount;
 pub mod namespace;

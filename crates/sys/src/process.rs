@@ -110,6 +110,32 @@ pub fn kcmp(a: i32, b: i32, what: Kcmp) -> io::Result<std::cmp::Ordering> {
     })
 }
 
+/// What an epoll instance watches under a descriptor number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct EpollSlot {
+    /// Descriptor of the instance.
+    pub instance: u32,
+    /// Number the file was added under.
+    pub number: u32,
+    /// Which one of several files added under that number, as fdinfo lists them.
+    pub which: u32,
+}
+
+/// Whether descriptor `fd` of process `a` is the file that an epoll instance of process `b` watches
+/// (KCMP_EPOLL_TFD, Linux 4.13).
+///
+/// # Errors
+/// EBADF when there is no such descriptor, ENOENT when there is no such slot.
+pub fn is_epoll_target(a: i32, fd: i32, b: i32, slot: EpollSlot) -> io::Result<bool> {
+    const EPOLL_TFD: i32 = 7;
+    // SAFETY: `slot` is a live struct kcmp_epoll_slot.
+    let ret = check(unsafe {
+        libc::syscall(libc::SYS_kcmp, a, b, EPOLL_TFD, fd as libc::c_ulong, &raw const slot)
+    })?;
+    Ok(ret == 0)
+}
+
 /// Sends a signal to one thread (tgkill(2)).
 pub fn tgkill(pid: i32, tid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: no pointers.

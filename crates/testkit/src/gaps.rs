@@ -3,13 +3,8 @@
 //! A gap is either refused by name or loses what is told here (docs/fidelity.md). A victim that
 //! passes has no place in this list: the coverage run and the engine's tests fail then.
 
-const GAPS: &[(&str, &str)] = &[
-    ("posix_timers_full", "a pending timer signal comes back without its overrun count"),
-    ("epoll_full", "an epoll instance with EPOLLEXCLUSIVE or a nested one is not filled again"),
-    ("inotify", "inotify is refused"),
-    ("inotify_full", "inotify is refused"),
-    ("blocked_full", "a relative wait ends with EINTR after the restore"),
-];
+const GAPS: &[(&str, &str)] =
+    &[("blocked_full", "a relative wait ends with EINTR after the restore")];
 
 /// Why this victim is not carried yet; `None` for one that must pass.
 pub fn gap(victim: &str) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 // variants: full
 /* epoll sets: level- and edge-triggered, one-shot armed and spent, nested, two sets watching one target, data values, the
  * set itself duplicated; in the full variant a target whose watched descriptor is closed while a duplicate keeps it, and
- * edges already taken, which must not come again. */
+ * an edge already taken, which may come once more but not lose the next. */
 #include "victim.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -79,7 +79,11 @@ static void check(void) {
     int n = collect(set, data);
     EXPECT(has(data, n, value[LEVEL]), "the level-triggered event is gone");
     EXPECT(has(data, n, value[WRITER]), "the writable pipe is gone");
-    EXPECT_EQ("events", n, 2);
+    /* an edge that was taken may come once more: nobody can ask which were */
+    int again = has(data, n, value[EDGE]);
+    EXPECT(FULL || !again, "an edge that was never raised comes");
+    EXPECT_EQ("events", n, 2 + again);
+    EXPECT_EQ("events when asked again", collect(set, data), 2);
     raise_event(targets[ONESHOT]);
     raise_event(targets[EDGE]);
     n = collect(set_dup, data);
@@ -129,7 +133,7 @@ static void harm(int n) {
     case 3: MUST(read(targets[LEVEL], &v, 8)); break;
     case 4: MUST(epoll_ctl(outer, EPOLL_CTL_DEL, inner, NULL)); break;
     case 5: { int fd = epoll_create1(0); dup2(fd, set_dup); close(fd); } break;
-    case 6: raise_event(targets[EDGE]); break;
+    case 6: FULL ? close(survivor) : (raise_event(targets[EDGE]), 0); break;
     }
 }
 

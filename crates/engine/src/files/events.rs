@@ -1,14 +1,16 @@
 //! Descriptors that carry events: eventfd(2), timerfd_create(2), signalfd(2), epoll(7).
 //!
 //! All their state is in /proc/PID/fdinfo. An epoll instance watches descriptors by number and
-//! open file; it is filled again by a remote epoll_ctl(2) in a task that has both. Refused: an
-//! epoll instance that watches a file the task has no descriptor for any more.
+//! open file; it is filled again by a remote epoll_ctl(2) in the task that had both. Which edges
+//! were taken already the kernel does not tell: an edge-triggered target that is ready is reported
+//! once more. Refused: an epoll instance that watches a file the task has no descriptor for.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cryopod_images::msg;
 use cryopod_sys::events;
+use cryopod_sys::process::{self, EpollSlot};
 
 use super::{Collector, OpenFile, dump_owner};
 use crate::error::{DumpError, RestoreError};
@@ -187,18 +189,25 @@ pub fn dump_epoll(
     id: u32,
     file: &OpenFile,
 ) -> Result<msg::FileEntry, DumpError> {
-    let mut tfd = Vec::new();
+    let mut tfd: Vec<msg::EventpollTfdEntry> = Vec::new();
+    let mut numbers: Vec<u32> = Vec::new();
     for line in file.info.all("tfd") {
-        let target = watched(id, line).ok_or_else(|| missing(file, "tfd"))?;
-        let path = format!("/proc/{}/fd/{}", file.pid, target.tfd);
-        let same = rustix::fs::stat(path).is_ok_and(|s| Some(s.st_ino) == target.inode);
-        if !same {
+        let mut target = watched(id, line).ok_or_else(|| missing(file, "tfd"))?;
+        let number = target.tfd;
+        let slot = EpollSlot {
+            instance: file.fd as u32,
+            number,
+            which: numbers.iter().filter(|n| **n == number).count() as u32,
+        };
+        numbers.push(number);
+        let Some(fd) = holder(file.pid, slot)? else {
             let what = format!(
-                "an epoll instance that watches descriptor {}, which is closed or another file now",
-                target.tfd
+                "an epoll instance that watches descriptor {number}, which is closed or another \
+                 file now"
             );
             return Err(file.refusal(&what, "remove it from the instance before closing it"));
-        }
+        };
+        target.tfd = fd;
         tfd.push(target);
     }
     Ok(msg::FileEntry {
@@ -209,9 +218,21 @@ pub fn dump_epoll(
             flags: file.flags(),
             fown: dump_owner(file, collector.inside)?,
             tfd,
+            pid: Some((collector.inside)(file.pid)),
         }),
         ..Default::default()
     })
+}
+
+/// A descriptor of the process that is the watched file: the number it was added under, or another
+/// that keeps the file open when that one was closed.
+fn holder(pid: i32, slot: EpollSlot) -> Result<Option<u32>, DumpError> {
+    let is = |fd: i32| process::is_epoll_target(pid, fd, pid, slot).unwrap_or(false);
+    if is(slot.number as i32) {
+        return Ok(Some(slot.number));
+    }
+    let fds = proc::fdinfo::descriptors(pid)?;
+    Ok(fds.into_iter().find(|fd| is(*fd)).map(|fd| fd as u32))
 }
 
 fn kernel(what: &str) -> impl Fn(io::Error) -> RestoreError + use<'_> {

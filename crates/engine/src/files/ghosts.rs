@@ -76,16 +76,19 @@ pub fn strip(link: &Path) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()))
 }
 
-fn is(root: BorrowedFd<'_>, path: &Path, stat: &Stat) -> bool {
+/// Whether a path below `root` leads to this inode of this device.
+pub(crate) fn leads_to(root: BorrowedFd<'_>, path: &Path, dev: u64, ino: u64) -> bool {
     below(root, path, OFlags::PATH | OFlags::NOFOLLOW)
         .and_then(rustix::fs::fstat)
-        .is_ok_and(|s| (s.st_dev, s.st_ino) == (stat.st_dev, stat.st_ino))
+        .is_ok_and(|s| (s.st_dev, s.st_ino) == (dev, ino))
 }
 
 /// Looks for the file that the kernel showed as `link`. `door` opens it.
 #[must_use]
 pub fn locate(root: BorrowedFd<'_>, link: &Path, stat: &Stat, door: &Path) -> Place {
-    if !link.as_os_str().as_bytes().ends_with(DELETED) || is(root, link, stat) {
+    if !link.as_os_str().as_bytes().ends_with(DELETED)
+        || leads_to(root, link, stat.st_dev, stat.st_ino)
+    {
         return if stat.st_nlink == 0 { Place::Nowhere } else { Place::Named };
     }
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -97,13 +100,13 @@ pub fn locate(root: BorrowedFd<'_>, link: &Path, stat: &Stat, door: &Path) -> Pl
     if layered && stat.st_nlink == 1 {
         return Place::Nowhere;
     }
-    search(root, &strip(link), stat)
+    let near = strip(link).parent().unwrap_or(Path::new("/")).to_owned();
+    search(root, &near, stat.st_dev, stat.st_ino)
 }
 
-/// Looks for any name of the file: in its old directory first, then everywhere.
-fn search(root: BorrowedFd<'_>, name: &Path, stat: &Stat) -> Place {
+/// Looks for any name of a file: in and under one directory first, then everywhere.
+pub(crate) fn search(root: BorrowedFd<'_>, near: &Path, dev: u64, ino: u64) -> Place {
     let mut left = SEARCH;
-    let near = name.parent().unwrap_or(Path::new("/"));
     let mut waiting: std::collections::VecDeque<PathBuf> =
         [near.to_owned(), PathBuf::from("/")].into();
     while let Some(dir) = waiting.pop_front() {
@@ -117,13 +120,11 @@ fn search(root: BorrowedFd<'_>, name: &Path, stat: &Stat) -> Place {
             let Some(rest) = left.checked_sub(1) else { return Place::Unknown };
             left = rest;
             let path = dir.join(std::ffi::OsStr::from_bytes(name));
-            match entry.file_type() {
-                FileType::Directory if !is_kernels(&path) => waiting.push_back(path),
-                FileType::Directory => {}
-                _ if entry.ino() == stat.st_ino && is(root, &path, stat) => {
-                    return Place::Elsewhere(path);
-                }
-                _ => {}
+            if entry.ino() == ino && leads_to(root, &path, dev, ino) {
+                return Place::Elsewhere(path);
+            }
+            if entry.file_type() == FileType::Directory && !is_kernels(&path) {
+                waiting.push_back(path);
             }
         }
     }

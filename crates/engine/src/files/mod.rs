@@ -10,6 +10,7 @@ pub mod fifos;
 pub mod ghosts;
 pub mod groups;
 pub mod inet;
+pub mod inotify;
 pub mod locks;
 pub mod marks;
 pub mod memfd;
@@ -323,6 +324,7 @@ impl<'a> Collector<'a> {
             "anon_inode:[eventfd]" => events::dump_eventfd(self, id, &file),
             "anon_inode:[eventpoll]" => events::dump_epoll(self, id, &file),
             "anon_inode:[signalfd]" => events::dump_signalfd(self, id, &file),
+            "anon_inode:inotify" => inotify::dump(self, id, &file),
             "anon_inode:[timerfd]" => events::dump_timerfd(self, id, &file),
             _ => Err(file.refusal(&name, "close it before the checkpoint")),
         }

@@ -26,7 +26,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::RestoreError;
 use crate::files::{
-    datagrams, events, fifos, ghosts, inet, marks, memfd, netlink, owners, pipes, regular,
+    datagrams, events, fifos, ghosts, inet, inotify, marks, memfd, netlink, owners, pipes, regular,
 };
 use crate::inject::Remote;
 use crate::proc::tasks;
@@ -273,6 +273,16 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
+    /// Makes the watches of inotify instances, now that nothing is opened any more.
+    fn watch(&self) -> Result<(), RestoreError> {
+        for (id, fd) in &self.opened {
+            if let Some(instance) = self.images.files.get(id).and_then(|f| f.ify.as_ref()) {
+                inotify::watch(instance, fd.as_fd(), self.root.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens a file that is known by path, or that has lost its path.
     fn regular(&mut self, reg: &msg::RegFileEntry) -> Result<OwnedFd, RestoreError> {
         let images: &'a Images = self.images;
@@ -405,6 +415,9 @@ impl<'a> Context<'a> {
         if let Some(signalfd) = &entry.sgfd {
             return events::restore_signalfd(signalfd);
         }
+        if let Some(instance) = &entry.ify {
+            return inotify::restore(instance);
+        }
         if let Some(timerfd) = &entry.tfd {
             return events::restore_timerfd(timerfd);
         }
@@ -533,6 +546,7 @@ fn build(
     context.seal()?;
     context.unlink();
     context.send()?;
+    context.watch()?;
     context.own(&tasks)?;
     Ok(Restored { pid, tasks, stopped, released: false })
 }

@@ -182,7 +182,14 @@ impl Site<'_, '_> {
         }
         for entry in table.into_iter().flatten() {
             let epoll = images.files.get(&entry.id).and_then(|f| f.epfd.as_ref());
+            // By the task whose numbers they are, where that is known.
+            let ours = |pid: i32| {
+                let task = images.tasks.iter().find(|t| t.pid() == pid);
+                let body = task.and_then(|t| t.body.as_ref());
+                body.is_some_and(|b| b.ids.files_id == self.body.ids.files_id)
+            };
             if let Some(epoll) = epoll
+                && epoll.pid.is_none_or(ours)
                 && self.context.filled.insert(entry.id)
             {
                 events::fill_epoll(epoll, entry.fd, &mut self.remote, &self.space, self.scratch)
@@ -392,27 +399,32 @@ impl Site<'_, '_> {
         let core = image.process()?;
         let filters = &self.context.images.filters;
         let (scratch, pid) = (self.scratch, image.pid());
-        if let Some(t) = &core.timers {
+        let timers = core.timers.as_ref();
+        if let Some(t) = timers {
             timers::create(t, &mut self.remote, &self.space, scratch)
                 .map_err(self.fail("cannot make its timers"))?;
         }
         if let Some(queue) = &core.signals_s {
+            let queue = &timers::without_own(queue, core.timers.as_ref());
             signals::restore_pending(queue, (pid, None), &mut self.remote, &self.space, scratch)
                 .map_err(&fail)?;
         }
         for ((tid, core), host) in image.cores.iter().zip(&tids).skip(1) {
             let mut remote =
                 Remote::enter_new(&self.space, *host, scratch.at + FRAME_AT).map_err(&fail)?;
-            thread_state(core, (pid, *tid), filters, &mut remote, &self.space, scratch)
+            thread_state((core, timers), (pid, *tid), filters, &mut remote, &self.space, scratch)
                 .map_err(self.fail("cannot give a thread its state"))?;
             remote.abandon().map_err(&fail)?;
             self.set_processor(*tid, *host, core)?;
         }
         let leader = &image.cores[0].1;
         if let Some(t) = &core.timers {
-            timers::arm(t, &mut self.remote, &self.space, scratch).map_err(&fail)?;
+            let own =
+                image.cores.iter().filter_map(|(_, c)| c.thread_core.as_ref()?.signals_p.as_ref());
+            let pending: Vec<_> = core.signals_s.iter().chain(own).collect();
+            timers::arm(t, &pending, &mut self.remote, &self.space, scratch).map_err(&fail)?;
         }
-        thread_state(leader, (pid, pid), filters, &mut self.remote, &self.space, scratch)
+        thread_state((leader, timers), (pid, pid), filters, &mut self.remote, &self.space, scratch)
             .map_err(self.fail("cannot give its first thread its state"))?;
         // Changing credentials made it undumpable.
         if let Some(dumpable @ (0 | 1)) = self.body.mm.dumpable {
@@ -475,7 +487,7 @@ fn mask(core: &msg::CoreEntry) -> u64 {
 
 /// What each thread has for itself; credentials last. `own` is (pid, tid) inside.
 fn thread_state(
-    core: &msg::CoreEntry,
+    (core, timers): (&msg::CoreEntry, Option<&msg::TaskTimersEntry>),
     own: (i32, i32),
     filters: &msg::SeccompEntry,
     remote: &mut Remote,
@@ -495,6 +507,7 @@ fn thread_state(
         signals::restore_alternate_stack(sas, remote, space, scratch)?;
     }
     if let Some(queue) = &state.signals_p {
+        let queue = &timers::without_own(queue, timers);
         signals::restore_pending(queue, (own.0, Some(own.1)), remote, space, scratch)?;
     }
     let robust = [state.futex_rla, u64::from(state.futex_rla_len), 0, 0, 0, 0];
