@@ -78,12 +78,29 @@ pub(crate) struct Expected<'a> {
 
 /// Looks at everything around the container whose first process is `pid`.
 pub(crate) fn check(pid: i32, expected: &Expected<'_>) -> Result<()> {
+    let (task, mountinfo) = living_thread(pid)?;
     if !expected.host_ipc {
         check_system_v(&expected.processes)?;
-        check_queues(pid)?;
+        check_queues(&task)?;
     }
-    let mounted = mounted(&read(format!("/proc/{pid}/mountinfo"))?);
-    check_mounts(&mounted, &points(pid, expected, &mounted)?)
+    let mounted = mounted(&mountinfo);
+    check_mounts(&mounted, &points(&task, expected, &mounted)?)
+}
+
+/// The folder in /proc of a thread that lives, and its mounts: one that has ended has neither mounts
+/// nor a root (EINVAL), be it the first of a process that goes on.
+fn living_thread(pid: i32) -> Result<(PathBuf, Vec<u8>)> {
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    let threads = fs::read_dir(&tasks)
+        .map_err(|source| SurroundingsError::Read { path: tasks.clone(), source })?;
+    let mut last = Err(SurroundingsError::Read { path: tasks, source: Errno::SRCH.into() });
+    for thread in threads.flatten() {
+        match read(thread.path().join("mountinfo")) {
+            Ok(mountinfo) => return Ok((thread.path(), mountinfo)),
+            Err(error) => last = Err(error),
+        }
+    }
+    last
 }
 
 fn check_system_v(processes: &[i32]) -> Result<()> {
@@ -119,9 +136,9 @@ fn system_v(line: &str, has_creator: bool, processes: &[i32]) -> Option<String> 
     Some(format!("SYSV{key:08x} (id {id})"))
 }
 
-fn check_queues(pid: i32) -> Result<()> {
+fn check_queues(task: &Path) -> Result<()> {
     // A root without it has no queues with a name that the container could see.
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/root/dev/mqueue")) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(task.join("root/dev/mqueue")) else { return Ok(()) };
     match entries.flatten().next() {
         Some(entry) => Err(SurroundingsError::Queue { name: entry.file_name() }),
         None => Ok(()),
@@ -177,11 +194,11 @@ struct Points {
     trees: Vec<PathBuf>,
 }
 
-fn points(pid: i32, expected: &Expected<'_>, mounted: &[Mounted]) -> Result<Points> {
-    let path = format!("/proc/{pid}/root");
+fn points(task: &Path, expected: &Expected<'_>, mounted: &[Mounted]) -> Result<Points> {
+    let path = task.join("root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(&path, flags, Mode::empty())
-        .map_err(|e| SurroundingsError::Read { path: path.into(), source: e.into() })?;
+        .map_err(|e| SurroundingsError::Read { path, source: e.into() })?;
     let mut points = Points { exact: vec!["/".into()], trees: Vec::new() };
     for mount in expected.spec.mounts().iter().flatten() {
         let destination = mount.destination();

@@ -9,3 +9,4 @@ mod lifecycle;
 mod namespaces;
 mod security;
 mod shim;
+mod victims;
