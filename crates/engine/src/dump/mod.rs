@@ -4,6 +4,7 @@
 //! Then all are let go. The images that are small are written after the thaw.
 
 mod namespaces;
+mod sockets;
 mod survey;
 mod task;
 
@@ -186,6 +187,7 @@ pub fn dump(
     survey::survey(options.pid)?;
     check(&options.cancel)?;
     let diag = namespaces::socket_diag(options.pid)?;
+    sockets::survey(options.pid, &diag, &options.external_pipes)?;
     let begin = Instant::now();
     let mut tree = seize(options)?;
     let seized = begin.elapsed();

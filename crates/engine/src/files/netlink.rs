@@ -25,6 +25,12 @@ const SWITCHES: [i32; 7] = [3, 4, 5, 8, 10, 11, 12];
 /// Routing, socket diagnosis, IPsec, routing lookups, device events, generic.
 const PROTOCOLS: [i32; 6] = [0, 4, 6, 10, 15, 16];
 
+/// Whether sockets of this protocol are carried.
+#[must_use]
+pub fn is_carried(protocol: i32) -> bool {
+    PROTOCOLS.contains(&protocol)
+}
+
 /// Port and first groups of a sockaddr_nl.
 fn parts(addr: &[u8]) -> (u32, u32) {
     let word = |at: usize| {
@@ -55,7 +61,7 @@ pub fn dump(
     let fd = file.file.as_fd();
     let int = |level, name| socket::option(fd, level, name).map_err(kernel);
     let protocol = int(libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
-    if !PROTOCOLS.contains(&protocol) {
+    if !is_carried(protocol) {
         let what = format!("a netlink socket of protocol {protocol}");
         return Err(file.refusal(&what, "close it before the checkpoint"));
     }

@@ -60,7 +60,7 @@ fn the_engine_may_die_anywhere_over_a_filter_that_kills() {
 }
 
 /// Victims whose refusal shows only in a stopped task, or needs a descriptor taken.
-const LATE: &[&str] = &["seccomp_kill", "netlink_waiting", "unix_backlog", "mqueue"];
+const LATE: &[&str] = &["seccomp_kill", "inotify_full"];
 
 /// Whether a dump of this victim stopped anything.
 fn stops_for(name: &str) -> io::Result<bool> {
