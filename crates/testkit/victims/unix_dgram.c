@@ -67,6 +67,10 @@ static void check(void) {
     struct sockaddr_un peer;
     socklen_t length = sizeof peer;
     EXPECT_ERRNO(getpeername(free_again, (struct sockaddr *)&peer, &length), ENOTCONN);
+    int offset = 0;
+    length = sizeof offset;
+    MUST(getsockopt(server, SOL_SOCKET, SO_PEEK_OFF, &offset, &length));
+    EXPECT_EQ("SO_PEEK_OFF", offset, -1);
     expect_from(server, "first", "sender");
     if (FULL) /* criu sends what waited from whichever socket is at hand */
         expect_from(server, "second", NULL);

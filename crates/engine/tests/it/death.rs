@@ -15,6 +15,11 @@ use crate::program;
 
 /// Kills a dump of this victim everywhere; how many times, and what the dump came to in the end.
 fn dump_dies_everywhere(name: &str) -> io::Result<(usize, Result<(), String>)> {
+    dump_dies(name, 1)
+}
+
+/// Kills a dump of this victim at every `stride`-th stop.
+fn dump_dies(name: &str, stride: usize) -> io::Result<(usize, Result<(), String>)> {
     let folder = tempfile::tempdir()?;
     let images = folder.path().join("images");
     std::fs::create_dir(&images)?;
@@ -22,7 +27,7 @@ fn dump_dies_everywhere(name: &str) -> io::Result<(usize, Result<(), String>)> {
         Running::ready(victim(name), &folder.path().join("run"), &[]).map_err(io::Error::other)?;
     let pid = running.pid();
     let before = Look::at(pid)?;
-    let (stops, outcome) = kill_dumps(&program::path(), pid, &images, 1, |stop| {
+    let (stops, outcome) = kill_dumps(&program::path(), pid, &images, stride, |stop| {
         let after = Look::settle(pid, |now| *now == before)?;
         assert_eq!(before, after, "{name}, killed at stop {stop}");
         Ok(())
@@ -50,6 +55,13 @@ deaths! {
     the_engine_may_die_anywhere_over_extended_registers "avx_loop";
     the_engine_may_die_anywhere_over_goroutine_like_stacks "goroutines";
     the_engine_may_die_anywhere_over_filters_that_answer "seccomp_filter";
+}
+
+/// With CRYOPOD_EVERY_STOP set in the environment at every stop, which takes minutes.
+#[test]
+fn the_engine_may_die_over_queues_of_sockets() {
+    let (stops, outcome) = dump_dies("unix_dgram_full", death::stride(5)).unwrap();
+    assert_eq!(outcome, Ok(()), "the first dump that was let live, after {stops} deaths");
 }
 
 #[test]
