@@ -22,13 +22,11 @@ use crate::error::RestoreError;
 /// Most bytes of all unlinked files together that an image takes.
 pub const LIMIT: u64 = 64 << 20;
 /// Most directory entries looked at for another name of a file.
-const SEARCH: usize = 50_000;
+const SEARCH: usize = 200_000;
 /// Bytes copied at a time.
 const CHUNK: usize = 1 << 20;
 /// What the kernel adds to a path that is gone.
 const DELETED: &[u8] = b" (deleted)";
-/// f_type of overlayfs (statfs(2)).
-const OVERLAY: i64 = 0x794c_7630;
 
 /// f_type of filesystems whose files are more than their bytes, with what they are (statfs(2)).
 const SPECIAL: [(i64, &str); 4] = [
@@ -83,9 +81,9 @@ pub(crate) fn leads_to(root: BorrowedFd<'_>, path: &Path, dev: u64, ino: u64) ->
         .is_ok_and(|s| (s.st_dev, s.st_ino) == (dev, ino))
 }
 
-/// Looks for the file that the kernel showed as `link`. `door` opens it.
+/// Looks for the file that the kernel showed as `link`.
 #[must_use]
-pub fn locate(root: BorrowedFd<'_>, link: &Path, stat: &Stat, door: &Path) -> Place {
+pub fn locate(root: BorrowedFd<'_>, link: &Path, stat: &Stat) -> Place {
     if !link.as_os_str().as_bytes().ends_with(DELETED)
         || leads_to(root, link, stat.st_dev, stat.st_ino)
     {
@@ -95,23 +93,30 @@ pub fn locate(root: BorrowedFd<'_>, link: &Path, stat: &Stat, door: &Path) -> Pl
     if stat.st_nlink == 0 || directory {
         return Place::Nowhere;
     }
-    // A file of the lower layer keeps the name it has there, which is not to be seen.
-    let layered = rustix::fs::statfs(door).is_ok_and(|s| s.f_type == OVERLAY);
-    if layered && stat.st_nlink == 1 {
-        return Place::Nowhere;
-    }
     let near = strip(link).parent().unwrap_or(Path::new("/")).to_owned();
     search(root, &near, stat.st_dev, stat.st_ino)
 }
 
-/// Looks for any name of a file: in and under one directory first, then everywhere.
+/// Looks for any name of a file: in and under one directory first, then everywhere on the same
+/// filesystem. A file of an overlay's lower layer has none to be found: it keeps the one it has
+/// there.
 pub(crate) fn search(root: BorrowedFd<'_>, near: &Path, dev: u64, ino: u64) -> Place {
     let mut left = SEARCH;
     let mut waiting: std::collections::VecDeque<PathBuf> =
         [near.to_owned(), PathBuf::from("/")].into();
-    while let Some(dir) = waiting.pop_front() {
+    let mut seen = std::collections::HashSet::new();
+    let mut filesystem = None;
+    while let Some(path) = waiting.pop_front() {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let Ok(entries) = below(root, &dir, flags).and_then(rustix::fs::Dir::new) else { continue };
+        let Ok(dir) = below(root, &path, flags) else { continue };
+        let Ok(stat) = rustix::fs::fstat(&dir) else { continue };
+        let here = *filesystem.get_or_insert(stat.st_dev);
+        // The root may lie on another filesystem than the file; what is mounted below it may not.
+        let other = stat.st_dev != here && path != Path::new("/");
+        if other || !seen.insert((stat.st_dev, stat.st_ino)) {
+            continue;
+        }
+        let Ok(entries) = rustix::fs::Dir::new(dir) else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
@@ -119,7 +124,7 @@ pub(crate) fn search(root: BorrowedFd<'_>, near: &Path, dev: u64, ino: u64) -> P
             }
             let Some(rest) = left.checked_sub(1) else { return Place::Unknown };
             left = rest;
-            let path = dir.join(std::ffi::OsStr::from_bytes(name));
+            let path = path.join(std::ffi::OsStr::from_bytes(name));
             if entry.ino() == ino && leads_to(root, &path, dev, ino) {
                 return Place::Elsewhere(path);
             }
@@ -474,11 +479,11 @@ mod tests {
         let stat = rustix::fs::stat(&file).unwrap();
         let root = root_of(dir.path());
         let link = Path::new("/a (deleted)");
-        assert_eq!(locate(root.as_fd(), link, &stat, &file), Place::Named);
+        assert_eq!(locate(root.as_fd(), link, &stat), Place::Named);
         std::fs::rename(&file, dir.path().join("b")).unwrap();
         std::fs::create_dir(dir.path().join("deep")).unwrap();
         std::fs::rename(dir.path().join("b"), dir.path().join("deep/c")).unwrap();
-        let place = locate(root.as_fd(), link, &stat, &dir.path().join("deep/c"));
+        let place = locate(root.as_fd(), link, &stat);
         assert_eq!(place, Place::Elsewhere(PathBuf::from("/deep/c")));
     }
 

@@ -116,7 +116,7 @@ pub(super) fn entry(
     let mut name = opening.link.to_owned();
     let door = Path::new(&opening.door);
     let mut ghost = false;
-    match ghosts::locate(collector.root.as_fd(), opening.link, opening.stat, door) {
+    match ghosts::locate(collector.root.as_fd(), opening.link, opening.stat) {
         Place::Named => {}
         Place::Elsewhere(other) => name = other,
         Place::Nowhere if let Some(what) = ghosts::special(door) => {

@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod endurance;
+mod files;
 mod host;
 mod lifecycle;
 mod namespaces;
