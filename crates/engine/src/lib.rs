@@ -24,6 +24,7 @@ pub mod seize;
 pub mod signals;
 pub mod store;
 pub mod timers;
+pub mod waits;
 
 pub use dump::{DumpOptions, DumpReport, dump};
 pub use error::{DumpError, Refusal, RestoreError};

@@ -6,6 +6,7 @@
 //! itself; what it lacks is here.
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel directly")]
 
+pub mod bpf;
 pub mod diag;
 pub mod events;
 pub mod fcntl;

@@ -63,6 +63,23 @@ impl Look {
         })
     }
 
+    /// The look of a program that has come to rest: twice the same, a little apart.
+    ///
+    /// # Errors
+    /// As [`Look::at`].
+    pub fn at_rest(pid: u32) -> io::Result<Self> {
+        let mut last = Self::at(pid)?;
+        for _ in 0..200 {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = Self::at(pid)?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(last)
+    }
+
     /// Whether nobody traces it and no thread is stopped.
     #[must_use]
     pub fn is_free(&self) -> bool {

@@ -138,7 +138,7 @@ pub(crate) fn run(sid: &Sid, engine: &Path) -> Result<bool> {
     let path = upload(sid, &registry, &blob)?;
     let images = registry.host.join("images");
     std::fs::create_dir(&images)?;
-    let before = Look::at(registry.pid)?;
+    let before = Look::at_rest(registry.pid)?;
     let stride = stride(9);
     let (stops, outcome) = kill_dumps(engine, registry.pid, &images, stride, |stop| {
         let now = Look::settle(registry.pid, Look::is_free)?;

@@ -23,6 +23,7 @@ use crate::proc::status;
 use crate::seccomp::Filters;
 use crate::seize::Tree;
 use crate::store::ImageSink;
+use crate::waits::Waits;
 
 /// What to dump, and how.
 #[derive(Debug, Clone, Default)]
@@ -188,6 +189,7 @@ pub fn dump(
     check(&options.cancel)?;
     let diag = namespaces::socket_diag(options.pid)?;
     sockets::survey(options.pid, &diag, &options.external_pipes)?;
+    let waits = Waits::prepare();
     let begin = Instant::now();
     let mut tree = seize(options)?;
     let seized = begin.elapsed();
@@ -228,6 +230,7 @@ pub fn dump(
             filters: &mut filters,
             pending: &mut pending,
             report: &mut report,
+            waits: waits.as_ref(),
             held: &mut tree.held,
             pages_id: at as u32 + 1,
             stopped: tasks

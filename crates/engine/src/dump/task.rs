@@ -20,6 +20,7 @@ use crate::proc::{self, limits, maps, stat, status};
 use crate::seccomp::Filters;
 use crate::seize::Task;
 use crate::store::ImageSink;
+use crate::waits::Waits;
 use crate::{credentials, memory, registers, scheduling, signals, timers};
 
 const PR_GET_TID_ADDRESS: i32 = 40;
@@ -106,6 +107,7 @@ pub(crate) struct Work<'w, 'f> {
     pub(crate) filters: &'w mut Filters,
     pub(crate) pending: &'w mut Pending,
     pub(crate) report: &'w mut DumpReport,
+    pub(crate) waits: Option<&'w Waits>,
     pub(crate) held: &'w mut Vec<(i32, i32, i32)>,
     pub(crate) pages_id: u32,
     /// Its children that job control has stopped, by their pids inside.
@@ -297,8 +299,10 @@ impl Work<'_, '_> {
         let kernel = self.kernel("remote calls of a thread failed");
         let (pid, tid) = (self.pid(), remote.tid());
         let mut regs = *remote.original();
+        let mut wait = None;
         if interrupted::resolve(&mut regs) == Resolution::Interrupted {
-            self.report.interrupted_calls += 1;
+            wait = self.waits.and_then(|waits| waits.remaining(tid, remote.original()));
+            self.report.interrupted_calls += usize::from(wait.is_none());
         }
         let xstate = ptrace::xstate(tid).map_err(&kernel)?;
         let fpregs = registers::dump_xstate(&xstate)
@@ -369,6 +373,7 @@ impl Work<'_, '_> {
                     rseq_cs_pointer: None,
                 }),
                 cg_set: Some(1),
+                wait,
                 ..Default::default()
             }),
             ..Default::default()

@@ -19,6 +19,26 @@ const ERESTART_RESTARTBLOCK: i64 = -516;
 /// Length of the `syscall` instruction, by which %rip goes back for a restart.
 const SYSCALL_LEN: u64 = 2;
 
+/// Calls that answer EINTR to a stop although nothing has happened.
+const WAITS: &[i64] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+];
+
 /// FUTEX_WAIT_BITSET and its flag for the clock; their time-out is absolute.
 const FUTEX_WAIT_BITSET: u64 = 9;
 const FUTEX_LOCK_PI: u64 = 6;
@@ -62,12 +82,28 @@ pub fn resolve(regs: &mut Registers) -> Resolution {
     resolution
 }
 
+/// A call that begins again with the same effect: its time-out is absolute, or it has none.
 fn absolute_timeout(regs: &Registers) -> bool {
-    regs.orig_rax as i64 == libc::SYS_futex
-        && matches!(
+    match regs.orig_rax as i64 {
+        libc::SYS_futex => matches!(
             regs.rsi & FUTEX_COMMAND,
             FUTEX_WAIT_BITSET | FUTEX_LOCK_PI | FUTEX_WAIT_REQUEUE_PI
-        )
+        ),
+        // poll(2): a negative number of milliseconds.
+        libc::SYS_poll => (regs.rdx as i32) < 0,
+        _ => false,
+    }
+}
+
+/// Keeps a stop of ours from ending a wait: epoll_wait(2), sigwaitinfo(2), semop(2) and sockets with
+/// a time-out answer EINTR to any stop (signal(7)), which a program without signal handlers does not
+/// expect. With the kernel's own restart code in its place the call begins again, its time-out anew,
+/// or ends with EINTR should a handler run first. Only calls that have done nothing when they answer
+/// EINTR. To be used on a thread in PTRACE_EVENT_STOP, before it has dealt with any signal.
+pub fn undisturb(regs: &mut Registers) {
+    if regs.rax as i64 == -i64::from(libc::EINTR) && WAITS.contains(&(regs.orig_rax as i64)) {
+        regs.rax = ERESTARTNOHAND as u64;
+    }
 }
 
 /// Whether %rax holds one of the kernel's restart codes.
@@ -162,6 +198,19 @@ mod tests {
         assert_eq!(r.rax as i64, -i64::from(libc::EINTR));
         let mut r = regs(libc::SYS_futex, ERESTART_RESTARTBLOCK, 0x80 | FUTEX_WAIT_BITSET);
         assert_eq!(resolve(&mut r), Resolution::Restarted);
+    }
+
+    #[test]
+    fn a_stop_ends_no_wait_but_other_calls_keep_their_answer() {
+        let eintr = -i64::from(libc::EINTR);
+        let mut r = regs(libc::SYS_epoll_wait, eintr, 0);
+        undisturb(&mut r);
+        assert_eq!(r.rax as i64, ERESTARTNOHAND);
+        for (call, answer) in [(libc::SYS_close, eintr), (libc::SYS_epoll_wait, 1)] {
+            let mut r = regs(call, answer, 0);
+            undisturb(&mut r);
+            assert_eq!(r.rax as i64, answer);
+        }
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub struct Remote {
     held: Vec<i32>,
     /// What the thread's seccomp filters forbid.
     guard: Guard,
+    /// The next call is not to wait.
+    interrupted: bool,
 }
 
 impl Remote {
@@ -164,7 +166,8 @@ impl Remote {
     /// # Errors
     /// As [`Remote::enter`].
     pub fn enter_new(space: &Space, tid: i32, frame: u64) -> io::Result<Self> {
-        let original = ptrace::registers(tid)?;
+        let mut original = ptrace::registers(tid)?;
+        interrupted::undisturb(&mut original);
         let mask = ptrace::signal_mask(tid)?;
         let mut resolved = original;
         interrupted::abort_rseq(space, tid, &mut resolved)?;
@@ -184,6 +187,7 @@ impl Remote {
             deliver: 0,
             held: Vec::new(),
             guard: Guard::default(),
+            interrupted: false,
         };
         remote.park()?;
         ptrace::set_signal_mask(tid, ALL_BLOCKED)?;
@@ -287,12 +291,28 @@ impl Remote {
         regs.orig_rax = number as u64;
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
         ptrace::set_registers(self.tid, &regs)?;
+        if self.interrupted {
+            // The stop is due as soon as the thread leaves the kernel, so it does not sleep in it.
+            ptrace::interrupt(self.tid)?;
+        }
         self.step()?;
         let regs = ptrace::registers(self.tid)?;
         if regs.rip != self.stub + stub::SYSCALL_LEN {
             return Err(io::Error::other("the thread left the stub during a remote call"));
         }
         Ok(regs.rax as i64)
+    }
+
+    /// Runs one system call that waits, interrupted at once, and returns what it returned inside the
+    /// kernel: one of its restart codes when it would have waited.
+    ///
+    /// # Errors
+    /// As [`Remote::call_raw`].
+    pub fn call_interrupted(&mut self, number: i64, args: [u64; 6]) -> io::Result<i64> {
+        self.interrupted = true;
+        let answer = self.call_raw(number, args);
+        self.interrupted = false;
+        answer
     }
 
     /// Runs one system call and turns a negative result into its error.

@@ -3,6 +3,7 @@
 //! Every reader takes bytes, so that it can be tested without a process; the `of` functions name
 //! the path in their error.
 
+pub mod btf;
 pub mod fdinfo;
 pub mod limits;
 pub mod maps;

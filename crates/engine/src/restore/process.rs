@@ -16,7 +16,7 @@ use crate::error::RestoreError;
 use crate::files::{events, locks};
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
-use crate::{credentials, registers, scheduling, seccomp, signals, timers};
+use crate::{credentials, registers, scheduling, seccomp, signals, timers, waits};
 
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
 const PR_SET_THP_DISABLE: i32 = 41;
@@ -414,8 +414,9 @@ impl Site<'_, '_> {
                 Remote::enter_new(&self.space, *host, scratch.at + FRAME_AT).map_err(&fail)?;
             thread_state((core, timers), (pid, *tid), filters, &mut remote, &self.space, scratch)
                 .map_err(self.fail("cannot give a thread its state"))?;
+            let answer = wait_again(image, *tid, core, (&mut remote, &self.space, scratch))?;
             remote.abandon().map_err(&fail)?;
-            self.set_processor(*tid, *host, core)?;
+            self.set_processor(*tid, *host, core, answer)?;
         }
         let leader = &image.cores[0].1;
         if let Some(t) = &core.timers {
@@ -430,8 +431,9 @@ impl Site<'_, '_> {
         if let Some(dumpable @ (0 | 1)) = self.body.mm.dumpable {
             self.remote.prctl(libc::PR_SET_DUMPABLE, [dumpable as u64, 0, 0, 0]).map_err(&fail)?;
         }
+        let answer = wait_again(image, pid, leader, (&mut self.remote, &self.space, scratch))?;
         self.remote.munmap(scratch.at, scratch.len).map_err(&fail)?;
-        self.set_last(leader)?;
+        self.set_last(leader, answer)?;
         let stopping = self.fail("cannot stop it as it was");
         self.space.close().map_err(&fail)?;
         if core.task_state == STOPPED
@@ -448,10 +450,10 @@ impl Site<'_, '_> {
         Ok(tids)
     }
 
-    fn set_last(&mut self, core: &msg::CoreEntry) -> Result<(), RestoreError> {
+    fn set_last(&mut self, core: &msg::CoreEntry, answer: Option<i64>) -> Result<(), RestoreError> {
         let fail = self.fail("cannot set its registers");
         self.remote.abandon_now().map_err(&fail)?;
-        self.set_processor(self.image.pid(), self.host, core)
+        self.set_processor(self.image.pid(), self.host, core, answer)
     }
 
     /// Registers, extended state and signal mask of a thread.
@@ -460,6 +462,7 @@ impl Site<'_, '_> {
         tid: i32,
         host: i32,
         core: &msg::CoreEntry,
+        answer: Option<i64>,
     ) -> Result<(), RestoreError> {
         let fail = self.fail("cannot set registers");
         let Some(info) = &core.thread_info else {
@@ -471,8 +474,9 @@ impl Site<'_, '_> {
         let current = ptrace::xstate(host).map_err(&fail)?;
         let xstate = registers::restore_xstate(&info.fpregs, &current)
             .map_err(|what| self.image_error(tid, what))?;
-        let regs: Registers =
+        let mut regs: Registers =
             registers::restore_general(&info.gpregs).map_err(|what| self.image_error(tid, what))?;
+        waits::resume(core.thread_core.as_ref().and_then(|t| t.wait.as_ref()), answer, &mut regs);
         ptrace::set_xstate(host, &xstate).map_err(&fail)?;
         ptrace::set_registers(host, &regs).map_err(&fail)?;
         ptrace::set_signal_mask(host, mask(core)).map_err(&fail)
@@ -483,6 +487,25 @@ impl Site<'_, '_> {
 fn mask(core: &msg::CoreEntry) -> u64 {
     let mask = core.thread_core.as_ref().and_then(|t| t.blk_sigset);
     mask.or(core.tc.as_ref().map(|t| t.blk_sigset)).unwrap_or(0)
+}
+
+/// Brings a thread into the wait it was in; what the call answered inside the kernel.
+fn wait_again(
+    image: &TaskImages,
+    tid: i32,
+    core: &msg::CoreEntry,
+    (remote, space, scratch): (&mut Remote, &Space, Scratch),
+) -> Result<Option<i64>, RestoreError> {
+    let entry = core.thread_core.as_ref().and_then(|t| t.wait.as_ref());
+    let (Some(_), Some(info)) = (entry, &core.thread_info) else { return Ok(None) };
+    let name = Image::Core.file_name(tid as u64);
+    let regs = registers::restore_general(&info.gpregs)
+        .map_err(|what| RestoreError::Image { name, what })?;
+    waits::restore(entry, &regs, remote, space, scratch).map_err(|source| RestoreError::Kernel {
+        pid: image.pid(),
+        what: format!("cannot bring thread {tid} into its wait again"),
+        source,
+    })
 }
 
 /// What each thread has for itself; credentials last. `own` is (pid, tid) inside.

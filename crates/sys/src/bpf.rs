@@ -1,0 +1,169 @@
+//! Reading a few bytes of a task's kernel structure: a BPF iterator over tasks (bpf(2), Linux 5.8;
+//! limited to one thread since 6.1).
+//!
+//! The program copies `len` bytes at `offset` of `struct task_struct` to whoever reads the iterator.
+//! It changes nothing, and loading it needs CAP_BPF and CAP_PERFMON.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::check;
+
+const PROG_LOAD: i32 = 5;
+const LINK_CREATE: i32 = 28;
+const ITER_CREATE: i32 = 33;
+const TYPE_TRACING: u32 = 26;
+const TRACE_ITER: u32 = 28;
+const PROBE_READ_KERNEL: i32 = 113;
+const SEQ_WRITE: i32 = 127;
+/// Most bytes one program copies: its stack has 512.
+const MOST: u32 = 256;
+
+/// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+}
+
+/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct Link {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    padding: u32,
+}
+
+/// One instruction: code, registers, offset, immediate.
+const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> u64 {
+    (code as u64)
+        | ((dst | src << 4) as u64) << 8
+        | (off as u16 as u64) << 16
+        | (imm as u32 as u64) << 32
+}
+
+const LOAD64: u8 = 0x79;
+const MOVE: u8 = 0xbf;
+const MOVE_NUMBER: u8 = 0xb7;
+const ADD_NUMBER: u8 = 0x07;
+const CALL: u8 = 0x85;
+const JUMP_IF_ZERO: u8 = 0x15;
+const EXIT: u8 = 0x95;
+
+fn bpf<T>(command: i32, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` is live and as long as said; what it points to lives in the callers' frames.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) })?;
+    // SAFETY: all commands used here return a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn number(fd: &OwnedFd) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// Reads the same bytes of one thread's `struct task_struct` after another's.
+#[derive(Debug)]
+pub struct TaskReader {
+    program: OwnedFd,
+    len: usize,
+}
+
+impl TaskReader {
+    /// Loads the program. `iterator` is the id of the function `bpf_iter_task` in the kernel's type
+    /// information (/sys/kernel/btf/vmlinux), as `offset` comes from there.
+    ///
+    /// # Errors
+    /// EPERM without the privilege, EINVAL or EACCES when the kernel does not take the program.
+    pub fn load(iterator: u32, offset: u32, len: u32) -> io::Result<Self> {
+        if len > MOST {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        let buffer = -(len.next_multiple_of(8) as i32);
+        let len = len as i32;
+        // The stack grows down from r10; its slots are of eight bytes.
+        let program = [
+            insn(MOVE, 6, 1, 0, 0),
+            // struct bpf_iter__task: metadata, then the task, null at the end.
+            insn(LOAD64, 7, 6, 8, 0),
+            insn(JUMP_IF_ZERO, 7, 0, 12, 0),
+            insn(MOVE, 1, 10, 0, 0),
+            insn(ADD_NUMBER, 1, 0, 0, buffer),
+            insn(MOVE_NUMBER, 2, 0, 0, len),
+            insn(MOVE, 3, 7, 0, 0),
+            insn(ADD_NUMBER, 3, 0, 0, offset as i32),
+            insn(CALL, 0, 0, 0, PROBE_READ_KERNEL),
+            insn(LOAD64, 1, 6, 0, 0),
+            insn(LOAD64, 1, 1, 0, 0),
+            insn(MOVE, 2, 10, 0, 0),
+            insn(ADD_NUMBER, 2, 0, 0, buffer),
+            insn(MOVE_NUMBER, 3, 0, 0, len),
+            insn(CALL, 0, 0, 0, SEQ_WRITE),
+            insn(MOVE_NUMBER, 0, 0, 0, 0),
+            insn(EXIT, 0, 0, 0, 0),
+        ];
+        let attr = Load {
+            prog_type: TYPE_TRACING,
+            insn_cnt: program.len() as u32,
+            insns: program.as_ptr() as u64,
+            // The helper that reads kernel memory is for programs under this licence only.
+            license: c"GPL".as_ptr() as u64,
+            expected_attach_type: TRACE_ITER,
+            attach_btf_id: iterator,
+            ..Load::default()
+        };
+        Ok(Self { program: bpf(PROG_LOAD, &attr)?, len: len as usize })
+    }
+
+    /// The bytes of thread `tid`, as the caller's pid namespace numbers it.
+    ///
+    /// # Errors
+    /// ESRCH when there is no such thread, EINVAL before Linux 6.1.
+    pub fn read(&self, tid: i32) -> io::Result<Vec<u8>> {
+        // union bpf_iter_link_info: thread, process, pidfd.
+        let only = [tid as u32, 0, 0, 0];
+        let link = bpf(
+            LINK_CREATE,
+            &Link {
+                prog_fd: number(&self.program)?,
+                attach_type: TRACE_ITER,
+                iter_info: only.as_ptr() as u64,
+                iter_info_len: size_of_val(&only) as u32,
+                ..Link::default()
+            },
+        )?;
+        let iterator = bpf(ITER_CREATE, &[number(&link)?, 0])?;
+        let mut bytes = Vec::with_capacity(self.len);
+        File::from(iterator).read_to_end(&mut bytes)?;
+        if bytes.len() == self.len {
+            Ok(bytes)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    }
+}
