@@ -57,7 +57,8 @@ pub fn reap() {
         for pid in children().into_iter().filter(|pid| !owned.contains(pid)) {
             let mut status = 0;
             // SAFETY: `status` is a live int.
-            left |= unsafe { libc::waitpid(pid as i32, &raw mut status, libc::WNOHANG) } == 0;
+            let lives = unsafe { libc::waitpid(pid as i32, &raw mut status, libc::WNOHANG) } == 0;
+            left |= lives && is_ending(pid);
         }
         drop(owned);
         if !left {
@@ -65,6 +66,17 @@ pub fn reap() {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether a process has been killed, or is on its way out.
+fn is_ending(pid: u32) -> bool {
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let field = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map_or("", str::trim);
+    let pending = |key| u64::from_str_radix(field(key), 16).unwrap_or(0) & KILLED != 0;
+    // The mappings go before the process does.
+    let gone = field("State:").starts_with(['Z', 'X']) || !status.contains("VmSize:");
+    gone || pending("SigPnd:") || pending("ShdPnd:")
 }
 
 fn children() -> Vec<u32> {
