@@ -2,6 +2,7 @@
 //! exit of its system calls (ptrace(2)), and killed there. What is looked at of a program afterwards
 //! is a [`Look`].
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::Path;
@@ -108,6 +109,8 @@ impl Look {
 #[derive(Debug)]
 pub struct Doomed {
     child: Child,
+    /// How it ended, once it has.
+    ended: Cell<Option<Status>>,
     _owned: Owned,
 }
 
@@ -130,7 +133,7 @@ impl Doomed {
         ptrace::interrupt(id)?;
         wait::wait_for(id)?;
         process::kill(id, libc::SIGCONT)?;
-        Ok(Self { child, _owned: owned })
+        Ok(Self { child, ended: Cell::new(None), _owned: owned })
     }
 
     /// Lets it run to its `stop`-th stop at the entry or exit of a system call, counted from the
@@ -156,18 +159,21 @@ impl Doomed {
                         detached += usize::from(request && regs.rdi == PTRACE_DETACH);
                     }
                     entry = !entry;
+                    if seized > 0 && detached >= seized {
+                        return Ok(false);
+                    }
                     if begun {
                         if seen == stop {
                             return Ok(true);
                         }
                         seen += 1;
                     }
-                    if seized > 0 && detached >= seized {
-                        return Ok(false);
-                    }
                     ptrace::resume_to_syscall(id, 0)?;
                 }
-                Status::Exited(_) | Status::Killed(_) => return Ok(false),
+                ended @ (Status::Exited(_) | Status::Killed(_)) => {
+                    self.ended.set(Some(ended));
+                    return Ok(false);
+                }
                 Status::Signal(signal) if signal != libc::SIGCONT => {
                     ptrace::resume_to_syscall(id, signal)?;
                 }
@@ -181,12 +187,18 @@ impl Doomed {
     /// # Errors
     /// Those of ptrace(2) and of waiting for it.
     pub fn finish(mut self) -> io::Result<Result<(), String>> {
-        ptrace::detach(self.child.id() as i32, 0)?;
+        if self.ended.get().is_none() {
+            ptrace::detach(self.child.id() as i32, 0)?;
+        }
         let mut said = String::new();
         if let Some(mut from) = self.child.stderr.take() {
             from.read_to_string(&mut said)?;
         }
-        Ok(if self.child.wait()?.success() { Ok(()) } else { Err(said) })
+        let well = match self.ended.get() {
+            Some(ended) => ended == Status::Exited(0),
+            None => self.child.wait()?.success(),
+        };
+        Ok(if well { Ok(()) } else { Err(said) })
     }
 
     /// Ends it on the spot.
