@@ -95,8 +95,11 @@ enum Task {
         #[arg(long, value_delimiter = ',', default_values = ["podman-crun", "podman-runc", "containerd"])]
         peers: Vec<bench::Peer>,
         /// No peers.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "peers")]
         alone: bool,
+        /// After so many minutes every runtime has but one more run of each size.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
         /// Writes docs/performance.md and docs/results.
         #[arg(long)]
         write: bool,
@@ -129,7 +132,17 @@ fn run(task: Task) -> Result<ExitCode> {
                 &coverage::Choice { victims, engine, keep, jobs, share },
             )?
         }
-        Task::Bench { sizes, runs, peer_runs, large_peer_runs, peers, alone, write, remark } => {
+        Task::Bench {
+            sizes,
+            runs,
+            peer_runs,
+            large_peer_runs,
+            peers,
+            alone,
+            minutes,
+            write,
+            remark,
+        } => {
             let peers = if alone { Vec::new() } else { peers };
             bench::bench(&bench::Choice {
                 sizes,
@@ -137,6 +150,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 peer_runs,
                 large_peer_runs,
                 peers,
+                minutes,
                 write,
                 remark,
             })?

@@ -48,6 +48,8 @@ pub(crate) struct Choice {
     /// Runs of each peer from 4096 MiB on.
     pub(crate) large_peer_runs: usize,
     pub(crate) peers: Vec<Peer>,
+    /// After so many minutes every runtime has but one more run of each size.
+    pub(crate) minutes: u64,
     /// Write docs/performance.md and docs/results.
     pub(crate) write: bool,
     /// Said of the machine beside what can be measured.
@@ -103,24 +105,26 @@ pub(crate) fn bench(choice: &Choice) -> Result<bool> {
     compile(&ticker)?;
     let mut machine = report::Machine::look(folder.path(), choice.remark.clone())?;
     let mut runs = Vec::new();
+    let end = Instant::now() + Duration::from_secs(60 * choice.minutes);
     {
         let mut ours = ours::Ours::start(&sid, &ticker)?;
-        for mib in &choice.sizes {
-            measure(&mut ours, *mib, choice.runs, &mut runs);
+        let private = match choice.peers.as_slice() {
+            [] => None,
+            _ => Some(private::Private::start(&sid, folder.path())?),
+        };
+        let mut peers = Vec::new();
+        if let Some(private) = &private {
+            let image = podman::image(private, &ticker)?;
+            for peer in &choice.peers {
+                peers.push(start(*peer, private, &image)?);
+            }
         }
-    }
-    if !choice.peers.is_empty() {
-        let private = private::Private::start(&sid, folder.path())?;
-        let tools = podman::image(&private, &ticker)?;
-        for peer in &choice.peers {
-            let mut runtime: Box<dyn Runtime> = match peer {
-                Peer::PodmanCrun => Box::new(podman::Podman::new(&private, "crun")),
-                Peer::PodmanRunc => Box::new(podman::Podman::new(&private, "runc")),
-                Peer::Containerd => Box::new(containerd::Containerd::start(&private, &tools)?),
-            };
-            for mib in &choice.sizes {
-                let count = if *mib >= 4096 { choice.large_peer_runs } else { choice.peer_runs };
-                measure(runtime.as_mut(), *mib, count, &mut runs);
+        // All runtimes side by side, so that what else the machine does is the same for all.
+        for mib in &choice.sizes {
+            measure(&mut ours, *mib, choice.runs, end, &mut runs);
+            let count = if *mib >= 4096 { choice.large_peer_runs } else { choice.peer_runs };
+            for peer in &mut peers {
+                measure(peer.as_mut(), *mib, count, end, &mut runs);
             }
         }
     }
@@ -133,10 +137,25 @@ pub(crate) fn bench(choice: &Choice) -> Result<bool> {
     Ok(runs.iter().any(|run| run.runtime == ours::NAME))
 }
 
-/// Runs that fail are told and left out.
-fn measure(runtime: &mut dyn Runtime, mib: u64, count: usize, runs: &mut Vec<Run>) {
+fn start<'a>(
+    peer: Peer,
+    private: &'a private::Private,
+    image: &str,
+) -> Result<Box<dyn Runtime + 'a>> {
+    Ok(match peer {
+        Peer::PodmanCrun => Box::new(podman::Podman::new(private, "crun")),
+        Peer::PodmanRunc => Box::new(podman::Podman::new(private, "runc")),
+        Peer::Containerd => Box::new(containerd::Containerd::start(private, image)?),
+    })
+}
+
+/// Runs that fail are told and left out. After `end` there is but one more run.
+fn measure(runtime: &mut dyn Runtime, mib: u64, count: usize, end: Instant, runs: &mut Vec<Run>) {
     for number in 1..=count {
-        let begun = Instant::now();
+        if number > 1 && Instant::now() > end {
+            println!("{}: no time for more runs", runtime.name());
+            return;
+        }
         match once(runtime, mib) {
             Ok(run) => {
                 println!(
@@ -160,10 +179,6 @@ fn measure(runtime: &mut dyn Runtime, mib: u64, count: usize, runs: &mut Vec<Run
         }
         if let Err(error) = runtime.destroy() {
             println!("{}: {error:#}", runtime.name());
-        }
-        if begun.elapsed() > Duration::from_secs(300) {
-            println!("{}: too slow for another run", runtime.name());
-            return;
         }
     }
 }
