@@ -212,7 +212,12 @@ pub(super) fn write(machine: &Machine, runs: &[Run], table: &str) -> Result<()> 
     }
     let troubles: String = troubles
         .iter()
-        .map(|(runtime, why)| format!("\n- {runtime} does not restore here: `{}`", short(why)))
+        .map(|(runtime, why)| {
+            let all = runs.iter().filter(|run| run.runtime == *runtime);
+            let failed = all.clone().filter(|run| run.trouble.is_some()).count();
+            let all = all.count();
+            format!("\n- {runtime}: {failed} of {all} restores failed: `{}`", short(why))
+        })
         .collect();
     let text = format!(
         "# How long a container stands still\n\n\
