@@ -107,6 +107,13 @@ fn process(pid: i32) -> Result<(), DumpError> {
             "let the first thread wait for the others",
         );
     }
+    if leader.tty != 0 {
+        return refuse(
+            pid,
+            format!("a controlling terminal (device {:x})", leader.tty),
+            "run it in a session of its own, without a terminal",
+        );
+    }
     for tid in threads {
         let Ok(status) = status::of(pid, tid) else { continue };
         if status.tracer != 0 {

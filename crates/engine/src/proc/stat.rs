@@ -14,6 +14,8 @@ pub struct Stat {
     pub pgid: i32,
     /// Session, 0 when outside the reader's pid namespace.
     pub sid: i32,
+    /// Device number of the controlling terminal; 0: none.
+    pub tty: i32,
     /// PF_* flags.
     pub flags: u64,
     /// Nice value.
@@ -65,6 +67,7 @@ fn parse(text: &[u8]) -> Option<Stat> {
         ppid: i32::try_from(num(4)?).ok()?,
         pgid: i32::try_from(num(5)?).ok()?,
         sid: i32::try_from(num(6)?).ok()?,
+        tty: i32::try_from(num(7)?).ok()?,
         flags: addr(9)?,
         nice: i32::try_from(num(19)?).ok()?,
         start_time: addr(22)?,
@@ -103,6 +106,7 @@ mod tests {
         let mut text = b"7 (a) b) S 1 7 7 0 -1 4194304 ".to_vec();
         text.extend(std::iter::repeat_n(&b"5 "[..], 43).flatten());
         let stat = parse(&text).unwrap();
+        assert_eq!(stat.tty, 0);
         assert_eq!((stat.state, stat.ppid, stat.sid), (b'S', 1, 7));
     }
 

@@ -109,3 +109,33 @@ fn too_large_an_unlinked_file_is_refused_by_name_and_its_program_goes_on() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_controlling_terminal_is_refused_by_name_and_its_program_goes_on() {
+    use rustix::pty;
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    fs::create_dir(&images).unwrap();
+    let ours = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::CLOEXEC).unwrap();
+    pty::grantpt(&ours).unwrap();
+    pty::unlockpt(&ours).unwrap();
+    let name = pty::ptsname(&ours, Vec::new()).unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(name.to_str().unwrap());
+    // No descriptor is left of it.
+    let script = "exec </dev/null >/dev/null 2>&1; exec sleep 60";
+    let mut command = std::process::Command::new("setsid");
+    command.args(["--ctty", "sh", "-c", script]).stdin(Stdio::from(terminal.unwrap()));
+    let mut child = command.spawn().unwrap();
+    let comm = format!("/proc/{}/comm", child.id());
+    let begin = std::time::Instant::now();
+    while fs::read_to_string(&comm).unwrap() != "sleep\n" {
+        assert!(begin.elapsed().as_secs() < 20, "it does not start");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let refusal = program::dump(child.id(), &images, true).unwrap_err();
+    assert!(refusal.contains("a controlling terminal"), "{refusal}");
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

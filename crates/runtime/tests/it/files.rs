@@ -23,6 +23,9 @@ layer = "/greeting"
 lower = open(layer, "rb"); first = lower.read(); lower.seek(0)
 named = open("/named", "w+"); named.write("name"); named.flush()
 os.link("/named", "/other"); os.unlink("/named")
+for path in ("/dev/shm/data", "/upper"):
+    with open(path, "w") as new: new.write("read only from now on")
+readers = [open("/dev/shm/data"), open("/upper")]
 lock = open("/lock", "w"); fcntl.flock(lock, fcntl.LOCK_EX)
 fcntl.lockf(named, fcntl.LOCK_EX, 2, 1)
 os.mkdir("/watched"); watch = libc.inotify_init1(os.O_NONBLOCK)
@@ -40,6 +43,9 @@ def look(tick):
     if lower.read() != first: return "the unlinked file of the lower layer changed"
     if os.path.exists(layer): return "an unlinked file is there again"
     if os.stat("/other").st_ino != os.fstat(named.fileno()).st_ino: return "the other name leads elsewhere"
+    for reader in readers:
+        reader.seek(0)
+        if reader.read() != "read only from now on": return "a file open for reading changed"
     probe = open("/lock")
     try:
         fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,7 +97,9 @@ fn files_without_names_locks_and_watches_go_with_a_container() {
         assert!(text.contains("unread events") && tries < 50, "{text} {:?}", host.log("holder"));
         tries += 1;
     }
-    host.runtime.remove_container(&id).unwrap();
+    host.runtime.remove_pod_sandbox(&sandbox).unwrap();
+    let described = host.runtime.describe_archive(&archive).unwrap();
+    let sandbox = host.runtime.run_pod_sandbox(&described.sandbox.unwrap()).unwrap();
     let id = host.runtime.create_container_from_archive(&sandbox, &config, &archive).unwrap();
     host.runtime.start_container(&id).unwrap();
     let at = host.log("holder").len();
