@@ -38,20 +38,24 @@ static void get(pid_t tid, struct raw_attr *attr) {
 static void *run(void *argument) {
     int n = (int)(intptr_t)argument;
     tids[n] = (pid_t)syscall(SYS_gettid);
+    atomic_fetch_add(&up, 1);
+    while (!atomic_load(&stop))
+        sleep_ns(3000000);
+    return NULL;
+}
+
+/* From outside: a thread that may run when nobody else will might take long to say that it is ready. */
+static void schedule(int n) {
     struct raw_attr attr = {.size = 48, .policy = wanted[n].policy, .flags = wanted[n].flags, .nice = wanted[n].nice,
                             .priority = wanted[n].priority};
     if (FULL) {
         MUST(syscall(SYS_ioprio_set, 1, tids[n], wanted[n].ioprio));
         CPU_ZERO(&cpus[n]);
         CPU_SET(n % 2, &cpus[n]);
-        MUST(sched_setaffinity(0, sizeof cpus[n], &cpus[n]));
+        MUST(sched_setaffinity(tids[n], sizeof cpus[n], &cpus[n]));
     }
     if (syscall(SYS_sched_setattr, tids[n], &attr, 0) == -1)
         skip("policy %u: %s", attr.policy, strerror(errno));
-    atomic_fetch_add(&up, 1);
-    while (!atomic_load(&stop))
-        sleep_ns(3000000);
-    return NULL;
 }
 
 static void setup(void) {
@@ -60,8 +64,10 @@ static void setup(void) {
     for (int n = 0; n < THREADS; n++)
         MUST0(pthread_create(&threads[n], NULL, run, (void *)(intptr_t)n));
     await_flag("threads", &up, THREADS);
-    for (int n = 0; n < THREADS; n++)
+    for (int n = 0; n < THREADS; n++) {
+        schedule(n);
         get(tids[n], &before[n]);
+    }
 }
 
 static void check(void) {
@@ -88,6 +94,9 @@ static void check(void) {
     }
     EXPECT_EQ("nice of the process", getpriority(PRIO_PROCESS, 0), 0);
     atomic_store(&stop, 1);
+    struct raw_attr usual = {.size = 48};
+    for (int n = 0; n < THREADS; n++)
+        syscall(SYS_sched_setattr, tids[n], &usual, 0);
     for (int n = 0; n < THREADS; n++)
         MUST0(pthread_join(threads[n], NULL));
 }

@@ -65,6 +65,8 @@ pub struct Restored {
     tasks: Vec<Vec<i32>>,
     /// Processes that are to be stopped at the release, with the signal.
     stopped: Vec<(i32, i32)>,
+    /// Processes that are stopped by job control already.
+    resting: Vec<i32>,
     released: bool,
 }
 
@@ -81,11 +83,23 @@ impl Restored {
                 source,
             })?;
         }
+        let let_go = |tids: &Vec<i32>| {
+            tids.iter().try_for_each(|tid| {
+                ptrace::detach(*tid, 0).map_err(|_| RestoreError::Vanished { pid: *tid })
+            })
+        };
         // The first process last: killed in the middle, we take it with us (PTRACE_O_EXITKILL), and
         // as the first of a pid namespace it takes all others.
-        for tid in self.tasks.iter().rev().flatten() {
-            ptrace::detach(*tid, 0).map_err(|_| RestoreError::Vanished { pid: *tid })?;
+        let first = |tids: &&Vec<i32>| tids.first() == Some(&self.pid);
+        // Stopped ones before all: nobody is to see them on their way back into their stop.
+        let rests = |tids: &&Vec<i32>| tids.first().is_some_and(|pid| self.resting.contains(pid));
+        let others = || self.tasks.iter().filter(|tids| !first(tids));
+        for tids in others().filter(rests) {
+            let_go(tids)?;
+            stop::await_rest(tids);
         }
+        others().filter(|tids| !rests(tids)).try_for_each(let_go)?;
+        self.tasks.iter().filter(first).try_for_each(let_go)?;
         self.released = true;
         Ok(())
     }
@@ -526,7 +540,7 @@ fn build(
         filled: std::collections::HashSet::new(),
     };
     let mut tasks = Vec::new();
-    let mut stopped = Vec::new();
+    let (mut stopped, mut resting) = (Vec::new(), Vec::new());
     let mut seedlings = forest.take_living();
     sockets::make(&mut context, &mut seedlings)?;
     for seedling in seedlings {
@@ -537,7 +551,9 @@ fn build(
         let threads = process::rebuild(&mut context, image, seedling)?;
         if image.process()?.task_state == load::STOPPED {
             let signal = image.process()?.stop_signo.unwrap_or(libc::SIGSTOP as u32);
-            if !stop::is_plain(signal as i32) {
+            if stop::is_plain(signal as i32) {
+                resting.push(host);
+            } else {
                 stopped.push((host, signal as i32));
             }
         }
@@ -548,5 +564,5 @@ fn build(
     context.send()?;
     context.watch()?;
     context.own(&tasks)?;
-    Ok(Restored { pid, tasks, stopped, released: false })
+    Ok(Restored { pid, tasks, stopped, resting, released: false })
 }

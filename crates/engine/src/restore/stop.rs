@@ -6,11 +6,13 @@
 //! report by waitid(2), where it had done so before.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use cryopod_sys::ptrace;
 use cryopod_sys::wait::{self, Status};
 
 use crate::inject::Remote;
+use crate::proc::stat;
 
 /// Whether a stop by this signal is made here: others may be ignored in an orphaned process group.
 pub(crate) fn is_plain(signal: i32) -> bool {
@@ -36,6 +38,18 @@ pub(crate) fn stop(tids: &[i32]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until threads that were let go rest in their stop again, which the kernel lets them enter
+/// by themselves; not for long, since anybody may let them go on.
+pub(crate) fn await_rest(tids: &[i32]) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let begin = Instant::now();
+    let rests =
+        |tid: &i32| !matches!(stat::of(*tid, *tid), Ok(stat) if matches!(stat.state, b'R' | b't'));
+    while !tids.iter().all(rests) && begin.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
 
 /// Lets a parent take the report of a child's stop.
