@@ -8,4 +8,5 @@
 mod death;
 mod files;
 mod program;
+mod sockets;
 mod victims;
