@@ -99,12 +99,15 @@ async fn a_pods_life_is_told_step_by_step() {
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
     assert_eq!(info["runtimeSpec"]["process"]["args"][0], "/bin/sh");
 
+    crate::harness::wait_for("the name in the log", || {
+        let log = std::fs::read_to_string(&status.log_path).ok()?;
+        log.ends_with(" stdout F inside\n").then_some(())
+    });
+
     client.stop_container(&id, Duration::ZERO).await.unwrap();
     let status = exited(&client, &id).await;
     assert_eq!(status.exit_code, 137);
     assert!(status.finished_at >= status.started_at);
-    let log = std::fs::read_to_string(&status.log_path).unwrap();
-    assert!(log.ends_with(" stdout F inside\n"), "{log}");
 
     client.remove_container(&id).await.unwrap();
     assert_eq!(code(client.container_status(&id, false).await), Code::NotFound);
