@@ -21,6 +21,11 @@ const PORT: u16 = 25_050;
 const BLOB: usize = 256 << 10;
 const EVERY: usize = 16;
 
+/// Puts it into the tree, unless it is there.
+const INSTALL: &str = "set -eu\ncommand -v docker-registry >/dev/null && exit\n\
+                       export DEBIAN_FRONTEND=noninteractive\n\
+                       apt-get update -q && apt-get install -y -q --no-install-recommends docker-registry";
+
 /// The program while it runs.
 struct Registry {
     inside: PathBuf,
@@ -30,6 +35,9 @@ struct Registry {
 
 impl Registry {
     fn start(sid: &Sid) -> Result<Self> {
+        let arguments = ["sh", "-c", INSTALL].map(AsRef::as_ref);
+        let told = sid.run(&arguments, Duration::from_secs(300))?;
+        ensure!(told.status.success(), "docker-registry cannot be installed: {}", told.text);
         let inside = PathBuf::from(format!("/var/lib/cryopod-registry-{}", std::process::id()));
         let host = sid.on_host(&inside);
         std::fs::create_dir_all(&host)?;
