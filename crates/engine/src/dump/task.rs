@@ -482,8 +482,8 @@ impl Work<'_, '_> {
             dumpable: Some(asked.dumpable),
             aios: Vec::new(),
             thp_disabled: Some(asked.thp_disabled),
-            // The kernel shows it in hexadecimal; it has none for kernel threads only.
-            coredump_filter: Some(number(pid, "coredump_filter", 16)? as u32),
+            // In hexadecimal; a kernel without core dumps has none.
+            coredump_filter: number(pid, "coredump_filter", 16).ok().map(|mask| mask as u32),
         })
     }
 

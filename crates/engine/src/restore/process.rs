@@ -268,7 +268,11 @@ impl Site<'_, '_> {
         }
         if let Some(filter) = self.body.mm.coredump_filter {
             let path = format!("/proc/{}/coredump_filter", self.host);
-            std::fs::write(path, filter.to_string()).map_err(&fail)?;
+            match std::fs::write(path, filter.to_string()) {
+                // A kernel without core dumps.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(&fail)?,
+            }
         }
         let remote = &mut self.remote;
         if core.personality != 0 {
