@@ -17,7 +17,9 @@ fn value<'a>(args: &'a [String], name: &str) -> anyhow::Result<&'a str> {
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|a| a == "--stopped") {
-        // For a test that wants to trace the engine from its first step.
+        // For a test that wants to trace the engine from its first step, but for the thousand reads of
+        // the kernel's type information.
+        let _ = cryopod_engine::waits::Waits::prepared();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?;
     }
     let images = Path::new(value(&args, "--images")?);

@@ -9,6 +9,7 @@
 //! with EINTR after a restore.
 
 use std::io;
+use std::sync::OnceLock;
 
 use cryopod_images::msg;
 use cryopod_sys::bpf::TaskReader;
@@ -45,9 +46,15 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// Prepares for it; `None` where the kernel does not let us.
+    /// The reader of this process, prepared at the first call, which takes some milliseconds: for
+    /// before the freeze. `None` where the kernel does not let us.
     #[must_use]
-    pub fn prepare() -> Option<Self> {
+    pub fn prepared() -> Option<&'static Self> {
+        static PREPARED: OnceLock<Option<Waits>> = OnceLock::new();
+        PREPARED.get_or_init(Self::prepare).as_ref()
+    }
+
+    fn prepare() -> Option<Self> {
         // Seen from another time namespace the clocks have offsets.
         if proc::link("self/ns/time").ok()?.to_str()? != INITIAL_TIME {
             return None;

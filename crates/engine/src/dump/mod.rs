@@ -189,7 +189,7 @@ pub fn dump(
     check(&options.cancel)?;
     let diag = namespaces::socket_diag(options.pid)?;
     sockets::survey(options.pid, &diag, &options.external_pipes)?;
-    let waits = Waits::prepare();
+    let waits = Waits::prepared();
     let begin = Instant::now();
     let mut tree = seize(options)?;
     let seized = begin.elapsed();
@@ -230,7 +230,7 @@ pub fn dump(
             filters: &mut filters,
             pending: &mut pending,
             report: &mut report,
-            waits: waits.as_ref(),
+            waits,
             held: &mut tree.held,
             pages_id: at as u32 + 1,
             stopped: tasks
