@@ -277,14 +277,12 @@ pub fn dump(
     }
     let entries = std::mem::take(&mut files.entries);
     drop(files);
-    let frozen = if options.leave_running {
-        tree.thaw()
-    } else {
-        let since = tree.since;
-        tree.kill();
-        since.elapsed()
+    let since = tree.since;
+    let mut still = Some(tree);
+    report.freeze = match still.take_if(|_| options.leave_running) {
+        Some(tree) => tree.thaw(),
+        None => since.elapsed(),
     };
-    report.freeze = frozen;
 
     pending.one(Image::Seccomp, 0, &filters.entry)?;
     pending.many(Image::Pstree, 0, &pstree)?;
@@ -292,6 +290,10 @@ pub fn dump(
     pending.one(Image::Inventory, 0, &namespaces::inventory(ids.own()))?;
     pending.one(Image::StatsDump, 0, &stats(&report, seized))?;
     pending.write(sink)?;
+    // Only now: images that cannot be written must not cost the program.
+    if let Some(tree) = still {
+        tree.kill();
+    }
     Ok(report)
 }
 

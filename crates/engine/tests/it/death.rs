@@ -32,7 +32,7 @@ fn dump_dies(name: &str, stride: usize) -> io::Result<(usize, Result<(), String>
         assert_eq!(before, after, "{name}, killed at stop {stop}");
         Ok(())
     })?;
-    println!("{name}: the engine was killed at each of {stops} stops");
+    println!("{name}: the engine was killed at each {stride}. of {stops} stops");
     let verdict = running.finish(Duration::from_secs(60)).map_err(io::Error::other)?;
     assert_eq!(verdict, Verdict::Ok, "{name}, after {stops} deaths of the engine");
     Ok((stops, outcome))
