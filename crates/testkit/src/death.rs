@@ -108,10 +108,11 @@ impl Look {
 /// An engine that is traced from its first step.
 #[derive(Debug)]
 pub struct Doomed {
-    child: Child,
+    id: i32,
+    /// A child of ours; somebody else's has its own parent to reap it.
+    child: Option<(Child, Owned)>,
     /// How it ended, once it has.
     ended: Cell<Option<Status>>,
-    _owned: Owned,
 }
 
 impl Doomed {
@@ -125,7 +126,16 @@ impl Doomed {
         command.env("RUST_BACKTRACE", "0");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let (child, owned) = Owned::start(|| command.spawn(), Child::id)?;
-        let id = child.id() as i32;
+        let mut doomed = Self::attach(child.id() as i32)?;
+        doomed.child = Some((child, owned));
+        Ok(doomed)
+    }
+
+    /// Takes a process that is somebody else's child and is about to stop itself.
+    ///
+    /// # Errors
+    /// Those of tracing it, and when it ended.
+    pub fn attach(id: i32) -> io::Result<Self> {
         while !std::fs::read_to_string(format!("/proc/{id}/stat"))?.contains(") T ") {
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -133,7 +143,7 @@ impl Doomed {
         ptrace::interrupt(id)?;
         wait::wait_for(id)?;
         process::kill(id, libc::SIGCONT)?;
-        Ok(Self { child, ended: Cell::new(None), _owned: owned })
+        Ok(Self { id, child: None, ended: Cell::new(None) })
     }
 
     /// Lets it run to its `stop`-th stop at the entry or exit of a system call, counted from the
@@ -142,7 +152,7 @@ impl Doomed {
     /// # Errors
     /// Those of ptrace(2).
     pub fn run_to(&self, stop: usize, begins: fn(&ptrace::Registers) -> bool) -> io::Result<bool> {
-        let id = self.child.id() as i32;
+        let id = self.id;
         let (mut begun, mut seen) = (false, 0);
         let (mut seized, mut detached) = (0, 0);
         let mut entry = true;
@@ -182,31 +192,37 @@ impl Doomed {
         }
     }
 
-    /// Lets it go on to its end; what it complained about.
+    /// Lets it go on to its end; what it complained about. Of somebody else's child only that it is
+    /// let go is known.
     ///
     /// # Errors
     /// Those of ptrace(2) and of waiting for it.
     pub fn finish(mut self) -> io::Result<Result<(), String>> {
         if self.ended.get().is_none() {
-            ptrace::detach(self.child.id() as i32, 0)?;
+            ptrace::detach(self.id, 0)?;
         }
         let mut said = String::new();
-        if let Some(mut from) = self.child.stderr.take() {
+        let Some((mut child, _owned)) = self.child.take() else { return Ok(Ok(())) };
+        if let Some(mut from) = child.stderr.take() {
             from.read_to_string(&mut said)?;
         }
         let well = match self.ended.get() {
             Some(ended) => ended == Status::Exited(0),
-            None => self.child.wait()?.success(),
+            None => child.wait()?.success(),
         };
         Ok(if well { Ok(()) } else { Err(said) })
     }
 
     /// Ends it on the spot.
     pub fn kill(mut self) {
-        let id = self.child.id() as i32;
-        let _ = process::kill(id, libc::SIGKILL);
-        while !matches!(wait::wait_for(id), Ok(Status::Killed(_) | Status::Exited(_)) | Err(_)) {}
-        let _ = self.child.wait();
+        let _ = process::kill(self.id, libc::SIGKILL);
+        while !matches!(
+            wait::wait_for(self.id),
+            Ok(Status::Killed(_) | Status::Exited(_)) | Err(_)
+        ) {}
+        if let Some((child, _)) = &mut self.child {
+            let _ = child.wait();
+        }
     }
 }
 

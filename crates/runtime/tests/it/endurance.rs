@@ -15,7 +15,7 @@ use crate::checkpoint::{COUNTER, archive, assert_in_order, logged};
 use crate::host::{Host, assert_state, script, wait_for};
 
 /// Helpers of a shim that run now. A first process that waits is a copy of one: it is `not` one.
-fn helpers(shim: i32, not: Option<i32>) -> Vec<Pid> {
+pub(crate) fn helpers(shim: i32, not: Option<i32>) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
@@ -30,7 +30,7 @@ fn helpers(shim: i32, not: Option<i32>) -> Vec<Pid> {
     found
 }
 
-fn shim_of(host: &Host, sandbox: &str) -> i32 {
+pub(crate) fn shim_of(host: &Host, sandbox: &str) -> i32 {
     host.runtime.pod_sandbox_status(sandbox).unwrap().shim_pid.unwrap()
 }
 
@@ -40,7 +40,7 @@ fn assert_untraced(host: &Host, id: &str) {
     assert!(status.contains("TracerPid:\t0"), "{status}");
 }
 
-fn files_in(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_in(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).unwrap().flatten().map(|e| e.path()).collect()
 }
 

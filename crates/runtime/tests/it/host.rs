@@ -14,21 +14,36 @@ pub(crate) struct Host {
     pub(crate) runtime: Runtime,
     pub(crate) dir: tempfile::TempDir,
     cgroup: String,
+    exe: PathBuf,
 }
 
 impl Host {
     pub(crate) fn new() -> Self {
+        Self::with(|_| env!("CARGO_BIN_EXE_runtime-host").into())
+    }
+
+    /// A host whose helpers stop at birth while `dir` has the file `host.hold`.
+    pub(crate) fn holding() -> Self {
+        Self::with(|dir| {
+            let link = dir.join("host");
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_runtime-host"), &link).unwrap();
+            link
+        })
+    }
+
+    fn with(exe: impl FnOnce(&Path) -> PathBuf) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
         let cgroup = format!("cryopod-test-{}-{serial}", std::process::id());
-        let runtime = Runtime::open(paths(dir.path(), &cgroup)).unwrap();
-        Self { runtime, dir, cgroup }
+        let exe = exe(dir.path());
+        let runtime = Runtime::open(paths(dir.path(), &cgroup, &exe)).unwrap();
+        Self { runtime, dir, cgroup, exe }
     }
 
     /// Another runtime on the same folders, as a restarted server would open it.
     pub(crate) fn reopen(&self) -> Runtime {
-        Runtime::open(paths(self.dir.path(), &self.cgroup)).unwrap()
+        Runtime::open(paths(self.dir.path(), &self.cgroup, &self.exe)).unwrap()
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
@@ -109,11 +124,11 @@ impl Drop for Host {
     }
 }
 
-fn paths(dir: &Path, cgroup: &str) -> Paths {
+fn paths(dir: &Path, cgroup: &str, exe: &Path) -> Paths {
     Paths {
         state_dir: dir.join("state"),
         run_dir: dir.join("run"),
-        exe: env!("CARGO_BIN_EXE_runtime-host").into(),
+        exe: exe.into(),
         cgroup_parent: cgroup.into(),
     }
 }

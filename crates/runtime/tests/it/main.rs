@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what is wanted")]
 
 mod checkpoint;
+mod deaths;
 mod endurance;
 mod files;
 mod host;

@@ -20,16 +20,16 @@ use crate::host::{Host, script};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A victim in a container of its own that has set its object up.
-struct Placed {
-    work: Work,
+pub(crate) struct Placed {
+    pub(crate) work: Work,
     config: ContainerConfig,
-    id: String,
-    archive: PathBuf,
+    pub(crate) id: String,
+    pub(crate) archive: PathBuf,
 }
 
 /// Where a victim works.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Folder {
+pub(crate) enum Folder {
     /// In a folder of the machine that is mounted.
     Mounted,
     /// In the container's own root filesystem.
@@ -37,7 +37,7 @@ enum Folder {
 }
 
 /// The folder a victim works in, as seen from outside of its container.
-enum Work {
+pub(crate) enum Work {
     Mounted(Workplace),
     Own,
 }
@@ -69,7 +69,12 @@ impl Work {
 /// From the root.
 const OWN: &str = "srv/work";
 
-fn place(host: &Host, sandbox: &str, victim: &Victim, folder: Folder) -> Result<Placed, String> {
+pub(crate) fn place(
+    host: &Host,
+    sandbox: &str,
+    victim: &Victim,
+    folder: Folder,
+) -> Result<Placed, String> {
     let base = host.dir.path().join("victims").join(victim.name);
     let place = Workplace::new(victim, &base).map_err(|e| e.to_string())?;
     let mount = |host_path: PathBuf, container_path: &str| Mount {
@@ -102,7 +107,7 @@ fn place(host: &Host, sandbox: &str, victim: &Victim, folder: Folder) -> Result<
 }
 
 /// Lets a victim judge.
-fn judged(host: &Host, work: &Work, id: &str) -> Result<(), String> {
+pub(crate) fn judged(host: &Host, work: &Work, id: &str) -> Result<(), String> {
     let ended = || {
         let status = host.runtime.container_status(id).map_err(|e| e.to_string())?;
         Ok::<_, String>((status.state == ContainerState::Exited).then_some(status.exit_code))
