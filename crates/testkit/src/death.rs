@@ -216,10 +216,9 @@ impl Doomed {
     /// Ends it on the spot.
     pub fn kill(mut self) {
         let _ = process::kill(self.id, libc::SIGKILL);
-        while !matches!(
-            wait::wait_for(self.id),
-            Ok(Status::Killed(_) | Status::Exited(_)) | Err(_)
-        ) {}
+        while !matches!(wait::wait_for(self.id), Ok(Status::Killed(_) | Status::Exited(_)) | Err(_))
+        {
+        }
         if let Some((child, _)) = &mut self.child {
             let _ = child.wait();
         }
