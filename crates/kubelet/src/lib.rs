@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod feature_gates;
 mod location;
 mod pods;
+pub mod progress;
 mod reload;
 mod reply;
 pub mod routes;
