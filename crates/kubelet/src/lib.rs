@@ -17,6 +17,7 @@
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
+pub mod config;
 pub mod feature_gates;
 mod location;
 mod pods;

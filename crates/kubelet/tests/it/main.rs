@@ -5,8 +5,11 @@
 mod authentication;
 mod authorization;
 mod client;
+mod configuration;
 mod connections;
 mod cri;
+mod frames;
+mod hostile;
 mod pki;
 mod runs;
 mod stage;
