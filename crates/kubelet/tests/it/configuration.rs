@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use cryopod_kubelet::AuthorizationMode;
 use cryopod_kubelet::config::{self, ConfigErrors, Effective, Flags};
+use cryopod_testkit::api_server::{Access, Account, ApiServer, Review};
 use tempfile::TempDir;
+
+use crate::cluster::bearing;
+use crate::stage::Stage;
 
 /// What every kubelet's file begins with.
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
@@ -518,4 +522,41 @@ fn the_certificate_that_a_kubelet_bootstraps_is_served_when_it_is_there() {
     assert_eq!(options.tls_cert_file.as_ref(), Some(&pair));
     assert_eq!(options.tls_private_key_file.as_ref(), Some(&pair));
     assert!(effective.notes()[0].contains("is served, which a kubelet on this node keeps"));
+}
+
+#[tokio::test]
+async fn a_kubelets_file_with_a_kubeconfig_asks_the_api_server() {
+    let files = Files::new();
+    let api = ApiServer::start().await.unwrap();
+    api.know("good", Account { name: "robot".to_owned(), ..Account::default() });
+    api.rule(|spec| match spec["user"] == "robot" {
+        true => Access::Allow,
+        false => Access::Deny,
+    });
+    let mut flags = with(&files.write("k", HEAD));
+    flags.kubeconfig = Some(api.write_kubeconfig(files.0.path()).unwrap());
+    flags.node_name = Some("Node-7".to_owned());
+    let (effective, errors) = load(&flags);
+    assert_eq!(errors, [""; 0]);
+    let delegates = effective.delegates().await.unwrap();
+    let options = effective.options().unwrap();
+    let stage = Stage::with_delegates(delegates, |on_stage| {
+        on_stage.node_name = options.node_name;
+        on_stage.authorization = options.authorization;
+    })
+    .await;
+    assert_eq!(bearing(&stage.stranger(), "good").await.status, 200);
+    assert_eq!(bearing(&stage.stranger(), "bad").await.status, 401);
+    // A certificate of the client CA is no right any more.
+    assert_eq!(stage.client().post(crate::cluster::COUNTER).await.status, 403);
+    let asked = api.asked(Review::Access);
+    assert_eq!(asked[0]["resourceAttributes"]["name"], "node-7");
+
+    // Without the judges such a server does not start.
+    let (_, server) = crate::start::start(|_, options| {
+        options.authorization = AuthorizationMode::Webhook;
+    })
+    .await;
+    let said = "no client provided, cannot use webhook authorization";
+    assert_eq!(server.unwrap_err().to_string(), said);
 }
