@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
-use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
+use cryopod_kubelet::config::{ConfigErrors, Effective};
+use cryopod_kubelet::{CriRuntime, Server};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -21,34 +22,29 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{LogFormat, ServeArgs};
+use crate::configuration;
 use crate::cri_server::{Places, Service};
-
-/// The folder of archives below the root folder.
-const CHECKPOINTS: &str = "checkpoints";
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
 const LAST_CALLS: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     log_to_stderr(args.log_format);
+    let effective = configuration::load(args)?;
     // Before anything can be asked of us: a signal that comes early must not be lost.
     let mut signals = Signals::watch()?;
     let (stop_https, https_stopping) = watch::channel(false);
     let (stop_cri, cri_stopping) = watch::channel(false);
 
-    let https = https_door(args).await?;
+    ensure!(!configuration::has_nothing_to_do(&effective), configuration::NOTHING_TO_DO);
+    let https = https_door(args, &effective).await?;
     let address = https.as_ref().map(Server::local_addr);
-    let mut cri = match &args.container_runtime_endpoint {
+    let mut cri = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => {
-            ensure!(
-                https.is_some(),
-                "nothing to do: the runtime is another's, and no caller of the HTTPS API could be \
-                 authenticated; give --client-ca-file"
-            );
             info!(%endpoint, "using another runtime");
             tokio::spawn(std::future::pending())
         }
-        None => tokio::spawn(embedded(args, address, stopped(cri_stopping)).await?),
+        None => tokio::spawn(embedded(args, &effective, address, stopped(cri_stopping)).await?),
     };
     let mut https = tokio::spawn(async move {
         match https {
@@ -70,7 +66,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
         stop_https.send_replace(true);
         https.await.context("serve HTTPS")?;
         stop_cri.send_replace(true);
-        match args.container_runtime_endpoint {
+        match effective.container_runtime_endpoint.value {
             Some(_) => Ok(()),
             None => cri.await.context("serve CRI")?.context("serve CRI"),
         }
@@ -115,31 +111,26 @@ async fn stopped(mut flag: watch::Receiver<bool>) {
 }
 
 /// Opens the HTTPS door, unless nobody could come in by it.
-async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
-    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
-    let checkpoints = args.root_dir.join(CHECKPOINTS);
+async fn https_door(args: &ServeArgs, effective: &Effective) -> anyhow::Result<Option<Server>> {
+    let checkpoints = effective.checkpoints();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&checkpoints)
         .with_context(|| format!("make folder {}", checkpoints.display()))?;
-    if args.client_ca_file.is_none() && !args.anonymous_auth {
+    if effective.stays_closed() {
         warn!(
             "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
         );
         return Ok(None);
     }
-    let node_name = args.node_name.clone().unwrap_or_else(host_name);
-    let mut options = Options::new(node_name);
-    options.bind = args.address;
-    options.root_dir.clone_from(&args.root_dir);
-    options.tls_cert_file.clone_from(&args.tls_cert_file);
-    options.tls_private_key_file.clone_from(&args.tls_private_key_file);
-    options.client_ca_file.clone_from(&args.client_ca_file);
-    options.anonymous = args.anonymous_auth;
-    options.feature_gates = feature_gates;
+    if !effective.enable_server.value {
+        info!("enableServer is false: the HTTPS API stays closed");
+        return Ok(None);
+    }
+    let options = effective.options().map_err(ConfigErrors)?;
     // Our own runtime too is reached by its socket: one way for every runtime.
-    let endpoint = match &args.container_runtime_endpoint {
+    let endpoint = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => endpoint.clone(),
         None => std::path::absolute(&args.socket)
             .context("--socket")?
@@ -149,20 +140,16 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
     let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let server = Server::bind(options, Arc::new(runtime), Delegates::default())
-        .await
-        .context("open the HTTPS door")?;
+    let delegates = cryopod_kubelet::Delegates::default(); // HOLD
+    let server =
+        Server::bind(options, Arc::new(runtime), delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
-}
-
-/// The kubelet's rule: the host's name in lower case.
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
 }
 
 /// Opens the runtime and its socket; the future serves it until `stopping` is done.
 async fn embedded<S: Future<Output = ()>>(
     args: &ServeArgs,
+    effective: &Effective,
     https: Option<SocketAddr>,
     stopping: S,
 ) -> anyhow::Result<impl Future<Output = Result<(), server::ServerError>> + use<S>> {
@@ -172,7 +159,7 @@ async fn embedded<S: Future<Output = ()>>(
         state_dir: absolute(&args.state_dir)?,
         run_dir: absolute(&args.run_dir)?,
         log_dir: absolute(&args.log_dir)?,
-        checkpoints_dir: absolute(&args.root_dir)?.join(CHECKPOINTS),
+        checkpoints_dir: absolute(&effective.checkpoints())?,
         https,
     };
     let mut paths = Paths::new(&places.state_dir, &places.run_dir);
