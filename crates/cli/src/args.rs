@@ -223,6 +223,14 @@ pub(crate) struct ServeArgs {
     /// Name of this node in authorization; the host's name unless given
     #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Need the right to `create pods/checkpoint` in the pod's namespace, too, which a kubelet does
+    /// not: the right to the node's endpoint alone opens every container of the node
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) authorize_pods: Option<bool>,
+    /// Version of the cluster, whose texts are spoken; 1.36 unless given
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) kubernetes_version: Option<String>,
     /// Name of our cgroup below the roots of the hierarchies
     #[arg(long, default_value = "cryopod", value_name = "NAME")]
     pub(crate) cgroup_parent: String,

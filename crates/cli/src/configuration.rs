@@ -83,6 +83,9 @@ pub(crate) fn flags(args: &ServeArgs) -> anyhow::Result<Flags> {
     flags.set("--container-runtime-endpoint", "containerRuntimeEndpoint", endpoint);
     let timeout = args.runtime_request_timeout.clone();
     flags.set("--runtime-request-timeout", "runtimeRequestTimeout", timeout);
+    flags.extra("--authorize-pods", "authorizePods", args.authorize_pods);
+    let version = args.kubernetes_version.clone();
+    flags.extra("--kubernetes-version", "kubernetesVersion", version);
     Ok(flags)
 }
 

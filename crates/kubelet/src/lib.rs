@@ -14,11 +14,13 @@
 //! checkpoint route to a caller that it has not authenticated, unless anonymous access was asked
 //! for by name.
 
+pub mod apiserver;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
 pub mod config;
 pub mod feature_gates;
+pub mod kubernetes_version;
 mod location;
 mod pods;
 pub mod progress;
@@ -33,6 +35,7 @@ pub mod tls;
 use std::pin::Pin;
 
 pub use feature_gates::FeatureGates;
+pub use kubernetes_version::KubernetesVersion;
 pub use runtime::{CriRuntime, Runtime};
 pub use server::{AuthorizationMode, Delegates, Limits, Options, Server, StartError};
 

@@ -140,7 +140,7 @@ async fn https_door(args: &ServeArgs, effective: &Effective) -> anyhow::Result<O
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
     let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let delegates = cryopod_kubelet::Delegates::default(); // HOLD
+    let delegates = effective.delegates().await.context("reach the API server")?;
     let server =
         Server::bind(options, Arc::new(runtime), delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))

@@ -11,6 +11,8 @@ use cryopod_cri::{Client, CriError};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::Effective;
+use super::delegates::api_server;
+use crate::apiserver::ApiServerError;
 use crate::authn::{ClientCa, ClientCaError};
 use crate::tls::{ServingCertificate, ServingError};
 
@@ -26,6 +28,9 @@ pub enum CheckError {
     /// The serving certificate cannot be used.
     #[error(transparent)]
     Serving(#[from] ServingError),
+    /// The kubeconfig cannot be used.
+    #[error(transparent)]
+    ApiServer(#[from] ApiServerError),
     /// The runtime is not there.
     #[error("container runtime {endpoint}")]
     Runtime {
@@ -91,6 +96,9 @@ pub async fn check(effective: &Effective) -> Vec<CheckError> {
         let address = effective.bind();
         let listening = TcpListener::bind(address);
         reasons.extend(listening.err().map(|source| CheckError::Listen { address, source }));
+    }
+    if let Some(path) = &effective.kubeconfig.value {
+        reasons.extend(api_server(path).await.err().map(CheckError::from));
     }
     if let Some(endpoint) = &effective.container_runtime_endpoint.value {
         reasons.extend(runtime(endpoint).await.err());

@@ -296,6 +296,10 @@ impl Effective {
                 None
             }
         };
+        if self.extras.authorize_pods && authorization != Some(Authorization::Webhook) {
+            let origin = self.extras_tree.origin("authorizePods");
+            errors.push(ConfigError::PodsUnjudged { origin });
+        }
         if let Err(all) = self.tls() {
             errors.extend(all);
         }
@@ -419,6 +423,8 @@ impl Effective {
             client_ca_file: self.client_ca_file.value.clone(),
             anonymous: self.anonymous.value,
             authorization,
+            authorize_pods: self.extras.authorize_pods,
+            kubernetes_version: self.extras.kubernetes_version,
             feature_gates: self.feature_gates.value,
             debugging_handlers: self.debugging_handlers.value,
             runtime_request_timeout: self.runtime_request_timeout.value,

@@ -139,6 +139,15 @@ pub enum ConfigError {
         /// Where.
         origin: Origin,
     },
+    /// A second check by somebody who knows nothing of pods.
+    #[error(
+        "authorizePods ({origin}) is decided by the API server: it needs --authorization-mode=\
+         Webhook"
+    )]
+    PodsUnjudged {
+        /// Of the setting.
+        origin: Origin,
+    },
     /// TokenReview without an API server.
     #[error(
         "authentication.webhook.enabled ({origin}) asks the API server about tokens: give \

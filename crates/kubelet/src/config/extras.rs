@@ -5,7 +5,11 @@
 //! config check` and the origin come with it. A flag for it is one
 //! [`Flags::extra`](super::Flags::extra).
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::KubernetesVersion;
 
 /// `kind` of our own document.
 pub(super) const KIND: &str = "CryopodConfiguration";
@@ -16,12 +20,54 @@ pub(super) const API_VERSION: &str = "config.cryopod/v1alpha1";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Extras {
+    /// Whether `create pods/checkpoint` in the pod's namespace is needed, too: the right to the
+    /// node's endpoint alone opens every container of the node.
+    pub authorize_pods: bool,
+    /// Whose texts and attributes: the cluster's version.
+    #[serde(with = "version")]
+    pub kubernetes_version: KubernetesVersion,
     /// HTTPS connections at once. What descriptors are left for may be less.
     pub max_connections: usize,
 }
 
 impl Default for Extras {
     fn default() -> Self {
-        Self { max_connections: crate::Limits::default().connections }
+        Self {
+            authorize_pods: false,
+            kubernetes_version: KubernetesVersion::default(),
+            max_connections: crate::Limits::default().connections,
+        }
+    }
+}
+
+/// A version as text: as a number 1.30 would be 1.3.
+mod version {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        version: &KubernetesVersion,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(version)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<KubernetesVersion, D::Error> {
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = KubernetesVersion;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a version in quotes, such as \"1.36\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<KubernetesVersion, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Text)
     }
 }

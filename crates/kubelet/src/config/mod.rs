@@ -11,6 +11,7 @@
 
 mod check;
 mod decode;
+mod delegates;
 mod document;
 mod duration;
 mod effective;
@@ -23,6 +24,7 @@ mod report;
 
 pub use check::{CheckError, check, writable};
 pub use decode::{FieldError, Unknown};
+pub use delegates::DelegatesError;
 pub use document::Origin;
 pub use duration::{DurationError, GoDuration};
 pub use effective::{Authorization, Effective, Setting};

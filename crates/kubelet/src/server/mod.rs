@@ -27,6 +27,7 @@ use crate::authz::{
 };
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
+use crate::kubernetes_version::KubernetesVersion;
 use crate::runtime::Runtime;
 use crate::tls::{Handshakes, Policy, ProtocolError, ServingCertificate, ServingError};
 
@@ -64,6 +65,11 @@ pub struct Options {
     pub anonymous: bool,
     /// `--authorization-mode`.
     pub authorization: AuthorizationMode,
+    /// Whether `create pods/checkpoint` in the pod's namespace is needed beside the right to the
+    /// node's endpoint, which alone opens every container of the node. The kubelet lacks this.
+    pub authorize_pods: bool,
+    /// Whose texts and attributes: the version of the cluster.
+    pub kubernetes_version: KubernetesVersion,
     /// `--feature-gates`.
     pub feature_gates: FeatureGates,
     /// `--enable-debugging-handlers`, of which the checkpoint route is one.
@@ -89,6 +95,8 @@ impl Options {
             client_ca_file: None,
             anonymous: false,
             authorization: AuthorizationMode::default(),
+            authorize_pods: false,
+            kubernetes_version: KubernetesVersion::default(),
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
@@ -284,8 +292,9 @@ impl Server {
             (None, AuthorizationMode::AlwaysAllow) => Arc::new(AlwaysAllow),
             (None, AuthorizationMode::Webhook) => return Err(StartError::NoAuthorizer),
         };
-        let attributes =
-            delegates.attributes.unwrap_or_else(|| Arc::new(NodeAttributes::new(&*node_name)));
+        let attributes = delegates.attributes.unwrap_or_else(|| {
+            Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
+        });
 
         let failed = |source| StartError::Listen { address: options.bind, source };
         let listener = TcpListener::bind(options.bind).await.map_err(failed)?;
@@ -310,7 +319,15 @@ impl Server {
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
         let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
-        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        let door = Door {
+            chain,
+            attributes,
+            authorizer,
+            checkpointer,
+            version: options.kubernetes_version,
+            authorize_pods: options.authorize_pods,
+            registered,
+        };
         Ok(Self {
             listener,
             address,

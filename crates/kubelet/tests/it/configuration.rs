@@ -484,6 +484,13 @@ fn a_field_of_ours_that_means_nothing_is_an_error() {
     for (text, said) in [
         (format!("{OURS}---\n{OURS}"), "a second document of kind CryopodConfiguration"),
         (HEAD.to_owned(), "wanted is apiVersion config.cryopod/v1alpha1"),
+        (
+            format!("{OURS}kubernetesVersion: 1.30\n"),
+            "kubernetesVersion: invalid type: floating point `1.3`, expected a version in quotes, \
+             such as \"1.36\"",
+        ),
+        (format!("{OURS}kubernetesVersion: \"1.20\"\n"), "o:3: kubernetesVersion: "),
+        (format!("{OURS}authorizePods: true\n"), "it needs --authorization-mode=Webhook"),
         (format!("{OURS}maxConnections: many\n"), "maxConnections: invalid type: string"),
     ] {
         let own = files.write("o", &text);
