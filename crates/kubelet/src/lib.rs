@@ -14,20 +14,25 @@
 //! checkpoint route to a caller that it has not authenticated, unless anonymous access was asked
 //! for by name.
 
+mod attempt;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
+mod deposit;
 pub mod feature_gates;
 mod location;
 mod pods;
 pub mod progress;
 mod reload;
 mod reply;
+mod room;
 pub mod routes;
 pub mod runtime;
 pub mod server;
+pub mod thaw;
 pub mod timeout;
 pub mod tls;
+mod turns;
 
 use std::pin::Pin;
 
