@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
+use cryopod_kubelet::runtime::Code;
+use cryopod_kubelet::thaw::Thaw;
 use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,12 +24,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{LogFormat, ServeArgs};
 use crate::cri_server::{Places, Service};
+use crate::thaw::CgroupThaw;
 
 /// The folder of archives below the root folder.
 const CHECKPOINTS: &str = "checkpoints";
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
-const LAST_CALLS: Duration = Duration::from_secs(30);
+///
+/// Longer than the HTTPS door's own limit: containers of the calls it cancels are still to be seen to.
+const LAST_CALLS: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     log_to_stderr(args.log_format);
@@ -138,6 +143,8 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
     options.client_ca_file.clone_from(&args.client_ca_file);
     options.anonymous = args.anonymous_auth;
     options.feature_gates = feature_gates;
+    options.checkpoints.at_once = args.checkpoints_at_once;
+    options.checkpoints.free_reserve = args.checkpoints_free_reserve.0.unsigned_abs();
     // Our own runtime too is reached by its socket: one way for every runtime.
     let endpoint = match &args.container_runtime_endpoint {
         Some(endpoint) => endpoint.clone(),
@@ -149,10 +156,28 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
     let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let server = Server::bind(options, Arc::new(runtime), Delegates::default())
-        .await
-        .context("open the HTTPS door")?;
+    let mut delegates = Delegates::default();
+    if args.container_runtime_endpoint.is_some() {
+        greet(&runtime).await.with_context(|| format!("validate the runtime at {endpoint}"))?;
+        // Our own runtime thaws on every path by itself.
+        delegates.thaw = Some(Arc::new(CgroupThaw::default()) as Arc<dyn Thaw>);
+    }
+    let server =
+        Server::bind(options, Arc::new(runtime), delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
+}
+
+/// Asks another runtime who it is, as a kubelet does. One that is not there yet may still come; one
+/// that speaks something else will not do.
+async fn greet(runtime: &CriRuntime) -> anyhow::Result<()> {
+    match runtime.version().await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) => {
+            warn!(%error, "the runtime does not answer yet");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The kubelet's rule: the host's name in lower case.
