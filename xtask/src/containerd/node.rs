@@ -202,10 +202,7 @@ impl Node {
         let end = Instant::now() + PATIENCE;
         loop {
             let ready = self.tokio.block_on(self.client.status(false));
-            let error = match ready {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let Err(error) = ready else { return Ok(()) };
             ensure!(
                 Instant::now() < end,
                 "containerd does not answer: {error}\n{}",
