@@ -390,7 +390,7 @@ mod tests {
         machine.put(&format!("unified/{scope}/container/cgroup.freeze"), "1\n");
         assert_eq!(found.look().unwrap(), Motion::Frozen);
         found.thaw().unwrap();
-        assert_eq!(machine.text(&format!("unified/{scope}/container/cgroup.freeze")), "0");
+        assert_eq!(machine.text(&format!("unified/{scope}/container/cgroup.freeze")).trim(), "0");
         assert_eq!(machine.text("unified/kubepods.slice/cgroup.freeze"), "1\n");
     }
 
