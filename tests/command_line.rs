@@ -2,7 +2,7 @@
 
 use crate::harness::{cryopod, stderr, stdout};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "serve",
     "run",
     "ps",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 12] = [
     "list",
     "restore",
     "demo",
+    "config",
     "version",
 ];
 

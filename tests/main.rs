@@ -12,6 +12,7 @@ mod harness;
 
 mod checkpoints;
 mod command_line;
+mod configuration;
 mod containers;
 mod crash;
 mod cri;
@@ -19,6 +20,7 @@ mod cuts;
 mod demo;
 mod doors;
 mod elsewhere;
+mod hostile;
 mod https;
 mod images;
 mod probes;

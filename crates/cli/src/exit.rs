@@ -1,6 +1,7 @@
 //! Exit codes: what a script can tell apart. `--help` lists them.
 
 use cryopod_cri::{Code, CriError};
+use cryopod_kubelet::config::{ConfigError, ConfigErrors};
 
 use crate::target::TargetError;
 
@@ -40,6 +41,9 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                     TargetError::Missing { .. } => NOT_FOUND,
                     TargetError::NotRunning { .. } => REFUSED,
                 });
+            }
+            if let Some(ConfigErrors(errors)) = cause.downcast_ref() {
+                return errors.iter().any(ConfigError::is_usage).then_some(USAGE);
             }
             cause.downcast_ref::<CriError>().map(|error| match error.code() {
                 Code::InvalidArgument | Code::OutOfRange => USAGE,

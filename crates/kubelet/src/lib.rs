@@ -14,12 +14,15 @@
 //! checkpoint route to a caller that it has not authenticated, unless anonymous access was asked
 //! for by name.
 
+pub mod apiserver;
 mod attempt;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
+pub mod config;
 mod deposit;
 pub mod feature_gates;
+pub mod kubernetes_version;
 mod location;
 mod pods;
 pub mod progress;
@@ -37,6 +40,7 @@ mod turns;
 use std::pin::Pin;
 
 pub use feature_gates::FeatureGates;
+pub use kubernetes_version::KubernetesVersion;
 pub use runtime::{CriRuntime, Runtime};
 pub use server::{AuthorizationMode, Delegates, Limits, Options, Server, StartError};
 

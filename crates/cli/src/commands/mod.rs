@@ -2,6 +2,7 @@
 //! `serve` itself.
 
 mod checkpoint;
+mod config;
 mod exec;
 mod list;
 mod logs;
@@ -36,6 +37,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::run(&args).await?,
         Command::Restore(args) => restore::run(&args).await?,
         Command::Demo(args) => crate::demo::run(&args).await?,
+        Command::Config(args) => return config::run(&args).await,
         Command::Version(args) => version::run(&args).await?,
         Command::Counter(args) => crate::counter::run(&args)?,
     }

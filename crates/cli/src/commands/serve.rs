@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
+use cryopod_kubelet::config::{ConfigErrors, Effective};
 use cryopod_kubelet::runtime::Code;
 use cryopod_kubelet::thaw::Thaw;
-use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
+use cryopod_kubelet::{CriRuntime, Server};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -23,11 +24,9 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{LogFormat, ServeArgs};
+use crate::configuration;
 use crate::cri_server::{Places, Service};
 use crate::thaw::CgroupThaw;
-
-/// The folder of archives below the root folder.
-const CHECKPOINTS: &str = "checkpoints";
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
 ///
@@ -36,24 +35,21 @@ const LAST_CALLS: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     log_to_stderr(args.log_format);
+    let effective = configuration::load(args)?;
     // Before anything can be asked of us: a signal that comes early must not be lost.
     let mut signals = Signals::watch()?;
     let (stop_https, https_stopping) = watch::channel(false);
     let (stop_cri, cri_stopping) = watch::channel(false);
 
-    let https = https_door(args).await?;
+    ensure!(!configuration::has_nothing_to_do(&effective), configuration::NOTHING_TO_DO);
+    let https = https_door(args, &effective).await?;
     let address = https.as_ref().map(Server::local_addr);
-    let mut cri = match &args.container_runtime_endpoint {
+    let mut cri = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => {
-            ensure!(
-                https.is_some(),
-                "nothing to do: the runtime is another's, and no caller of the HTTPS API could be \
-                 authenticated; give --client-ca-file"
-            );
             info!(%endpoint, "using another runtime");
             tokio::spawn(std::future::pending())
         }
-        None => tokio::spawn(embedded(args, address, stopped(cri_stopping)).await?),
+        None => tokio::spawn(embedded(args, &effective, address, stopped(cri_stopping)).await?),
     };
     let mut https = tokio::spawn(async move {
         match https {
@@ -75,7 +71,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
         stop_https.send_replace(true);
         https.await.context("serve HTTPS")?;
         stop_cri.send_replace(true);
-        match args.container_runtime_endpoint {
+        match effective.container_runtime_endpoint.value {
             Some(_) => Ok(()),
             None => cri.await.context("serve CRI")?.context("serve CRI"),
         }
@@ -120,33 +116,26 @@ async fn stopped(mut flag: watch::Receiver<bool>) {
 }
 
 /// Opens the HTTPS door, unless nobody could come in by it.
-async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
-    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
-    let checkpoints = args.root_dir.join(CHECKPOINTS);
+async fn https_door(args: &ServeArgs, effective: &Effective) -> anyhow::Result<Option<Server>> {
+    let checkpoints = effective.checkpoints();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&checkpoints)
         .with_context(|| format!("make folder {}", checkpoints.display()))?;
-    if args.client_ca_file.is_none() && !args.anonymous_auth {
+    if effective.stays_closed() {
         warn!(
             "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
         );
         return Ok(None);
     }
-    let node_name = args.node_name.clone().unwrap_or_else(host_name);
-    let mut options = Options::new(node_name);
-    options.bind = args.address;
-    options.root_dir.clone_from(&args.root_dir);
-    options.tls_cert_file.clone_from(&args.tls_cert_file);
-    options.tls_private_key_file.clone_from(&args.tls_private_key_file);
-    options.client_ca_file.clone_from(&args.client_ca_file);
-    options.anonymous = args.anonymous_auth;
-    options.feature_gates = feature_gates;
-    options.checkpoints.at_once = args.checkpoints_at_once;
-    options.checkpoints.free_reserve = args.checkpoints_free_reserve.0.unsigned_abs();
+    if !effective.enable_server.value {
+        info!("enableServer is false: the HTTPS API stays closed");
+        return Ok(None);
+    }
+    let options = effective.options().map_err(ConfigErrors)?;
     // Our own runtime too is reached by its socket: one way for every runtime.
-    let endpoint = match &args.container_runtime_endpoint {
+    let endpoint = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => endpoint.clone(),
         None => std::path::absolute(&args.socket)
             .context("--socket")?
@@ -156,8 +145,8 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
     let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let mut delegates = Delegates::default();
-    if args.container_runtime_endpoint.is_some() {
+    let mut delegates = effective.delegates().await.context("reach the API server")?;
+    if effective.container_runtime_endpoint.value.is_some() {
         greet(&runtime).await.with_context(|| format!("validate the runtime at {endpoint}"))?;
         // Our own runtime thaws on every path by itself.
         delegates.thaw = Some(Arc::new(CgroupThaw::default()) as Arc<dyn Thaw>);
@@ -180,14 +169,10 @@ async fn greet(runtime: &CriRuntime) -> anyhow::Result<()> {
     }
 }
 
-/// The kubelet's rule: the host's name in lower case.
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
-}
-
 /// Opens the runtime and its socket; the future serves it until `stopping` is done.
 async fn embedded<S: Future<Output = ()>>(
     args: &ServeArgs,
+    effective: &Effective,
     https: Option<SocketAddr>,
     stopping: S,
 ) -> anyhow::Result<impl Future<Output = Result<(), server::ServerError>> + use<S>> {
@@ -197,7 +182,7 @@ async fn embedded<S: Future<Output = ()>>(
         state_dir: absolute(&args.state_dir)?,
         run_dir: absolute(&args.run_dir)?,
         log_dir: absolute(&args.log_dir)?,
-        checkpoints_dir: absolute(&args.root_dir)?.join(CHECKPOINTS),
+        checkpoints_dir: absolute(&effective.checkpoints())?,
         https,
     };
     let mut paths = Paths::new(&places.state_dir, &places.run_dir);

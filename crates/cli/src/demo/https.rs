@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::certificates::Certificates;
 
@@ -32,11 +33,7 @@ pub(super) async fn send(
     certificates: &Certificates,
     identify: bool,
 ) -> anyhow::Result<Response<String>> {
-    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
-    let stream =
-        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
-    let name = ServerName::from(address.ip());
-    let stream = connector.connect(name, stream).await.context("begin TLS")?;
+    let stream = begin(address, certificates, identify).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
     // It ends with the sender; what goes wrong on it, the request itself reports.
@@ -49,6 +46,18 @@ pub(super) async fn send(
     let (parts, body) = answer.into_parts();
     let body = body.collect().await.context("read the answer")?.to_bytes();
     Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// A TLS connection on which nothing was said yet.
+pub(super) async fn begin(
+    address: SocketAddr,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
+    let stream =
+        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    connector.connect(ServerName::from(address.ip()), stream).await.context("begin TLS")
 }
 
 fn config(certificates: &Certificates, identify: bool) -> anyhow::Result<ClientConfig> {

@@ -4,6 +4,8 @@ use http::Method;
 
 use super::Attributes;
 use crate::authn::User;
+use crate::checkpoint::Target;
+use crate::kubernetes_version::KubernetesVersion;
 
 /// Works out what a request asks for. Several attributes are tried in order until one is
 /// allowed; none at all is a refusal (403).
@@ -16,12 +18,18 @@ pub trait RequestAttributes: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct NodeAttributes {
     node: String,
+    subresource: &'static str,
 }
 
 impl NodeAttributes {
-    /// For requests to the node of that name.
+    /// For requests to the node of that name, as in the newest Kubernetes.
     pub fn new(node: impl Into<String>) -> Self {
-        Self { node: node.into() }
+        Self::of_version(node, KubernetesVersion::NEWEST)
+    }
+
+    /// As in that version: before 1.30 the subresource was `proxy`.
+    pub fn of_version(node: impl Into<String>, version: KubernetesVersion) -> Self {
+        Self { node: node.into(), subresource: version.subresource() }
     }
 }
 
@@ -44,12 +52,29 @@ impl RequestAttributes for NodeAttributes {
             api_group: "",
             api_version: "v1",
             resource: "nodes",
-            subresource: "checkpoint",
+            subresource: self.subresource,
             name: self.node.clone(),
             namespace: String::new(),
             resource_request: true,
             path: path.to_owned(),
         }]
+    }
+}
+
+/// The second check, which the kubelet lacks: `create pods/checkpoint` of that pod, in its
+/// namespace. Without it, whoever may checkpoint one container of a node may checkpoint all.
+pub fn pod_attributes(user: &User, target: &Target, path: &str) -> Attributes {
+    Attributes {
+        user: user.clone(),
+        verb: "create",
+        api_group: "",
+        api_version: "v1",
+        resource: "pods",
+        subresource: "checkpoint",
+        name: target.pod.clone(),
+        namespace: target.namespace.clone(),
+        resource_request: true,
+        path: path.to_owned(),
     }
 }
 

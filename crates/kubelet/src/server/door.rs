@@ -11,8 +11,9 @@ use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 
 use crate::authn::{Chain, Presented, User};
-use crate::authz::{Authorizer, Decision, RequestAttributes};
+use crate::authz::{Attributes, Authorizer, Decision, RequestAttributes, pod_attributes};
 use crate::checkpoint::{Checkpointer, Target};
+use crate::kubernetes_version::KubernetesVersion;
 use crate::reply::{self, Reply};
 use crate::routes::{self, Landing, Selection};
 
@@ -25,6 +26,10 @@ pub(super) struct Door {
     pub(super) attributes: Arc<dyn RequestAttributes>,
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) checkpointer: Checkpointer,
+    /// Whose texts are spoken.
+    pub(super) version: KubernetesVersion,
+    /// Whether `create pods/checkpoint` is needed, too.
+    pub(super) authorize_pods: bool,
     /// Whether the checkpoint route exists.
     pub(super) registered: bool,
 }
@@ -73,6 +78,12 @@ impl Door {
                 Target { namespace, pod, container }
             }
         };
+        if self.authorize_pods {
+            let needed = pod_attributes(&user, &target, &path);
+            if let Err(refusal) = self.permit(&[needed], peer).await {
+                return refusal;
+            }
+        }
         let query = uri.query().map(str::to_owned);
         let body = request.into_body();
         let made = tokio::select! {
@@ -108,15 +119,21 @@ impl Door {
             return Err(reply::text(StatusCode::UNAUTHORIZED, "Unauthorized"));
         };
         let all = self.attributes.attributes(&user, request.method(), path);
+        self.permit(&all, peer).await.map(|()| user)
+    }
+
+    /// Authorization: one of these must be allowed.
+    async fn permit(&self, all: &[Attributes], peer: SocketAddr) -> Result<(), Reply> {
         let Some(first) = all.first() else {
             return Err(reply::text(
                 StatusCode::FORBIDDEN,
                 "Authorization error: could not determine attributes for request",
             ));
         };
-        for attributes in &all {
+        let user = &first.user;
+        for attributes in all {
             match self.authorizer.authorize(attributes).await {
-                Ok(Decision::Allow) => return Ok(user),
+                Ok(Decision::Allow) => return Ok(()),
                 Ok(Decision::Deny | Decision::NoOpinion) => {}
                 Err(error) => {
                     tracing::error!(
@@ -134,18 +151,12 @@ impl Door {
             }
         }
         let subresources: Vec<&str> = all.iter().map(|one| one.subresource).collect();
-        let subresources = subresources.join(" ");
         tracing::warn!(
-            %peer, user = user.name, groups = ?user.groups,
-            "forbidden: needs {} on {}/{}", first.verb, first.resource, subresources
+            %peer, user = user.name, groups = ?user.groups, cure = self.authorizer.cure(first),
+            "forbidden: needs {} on {}/{}", first.verb, first.resource, subresources.join(" ")
         );
-        Err(reply::text(
-            StatusCode::FORBIDDEN,
-            format!(
-                "Forbidden (user={}, verb={}, resource={}, subresource(s)=[{subresources}])\n",
-                user.name, first.verb, first.resource
-            ),
-        ))
+        let text = self.version.forbidden(&user.name, first.verb, first.resource, &subresources);
+        Err(reply::text(StatusCode::FORBIDDEN, text))
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod connection;
 mod door;
+mod intake;
+mod places;
 
 use std::fmt;
 use std::io;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
@@ -25,12 +27,14 @@ use crate::authz::{
 };
 use crate::checkpoint::{Checkpointer, Settings};
 use crate::feature_gates::FeatureGates;
+use crate::kubernetes_version::KubernetesVersion;
 use crate::runtime::Runtime;
 use crate::thaw::Thaw;
-use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
+use crate::tls::{Handshakes, Policy, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
 use door::Door;
+use places::Places;
 
 /// The folder of the archives, below the root folder.
 const CHECKPOINTS: &str = "checkpoints";
@@ -54,12 +58,19 @@ pub struct Options {
     pub tls_cert_file: Option<PathBuf>,
     /// `--tls-private-key-file`; needs the certificate.
     pub tls_private_key_file: Option<PathBuf>,
+    /// `--tls-min-version`, `--tls-cipher-suites` and `tlsCurvePreferences`.
+    pub tls: Policy,
     /// `--client-ca-file`: client certificates are asked for and accepted if given.
     pub client_ca_file: Option<PathBuf>,
     /// `--anonymous-auth`: callers without credentials are let in as `system:anonymous`.
     pub anonymous: bool,
     /// `--authorization-mode`.
     pub authorization: AuthorizationMode,
+    /// Whether `create pods/checkpoint` in the pod's namespace is needed beside the right to the
+    /// node's endpoint, which alone opens every container of the node. The kubelet lacks this.
+    pub authorize_pods: bool,
+    /// Whose texts and attributes: the version of the cluster.
+    pub kubernetes_version: KubernetesVersion,
     /// `--feature-gates`.
     pub feature_gates: FeatureGates,
     /// `--enable-debugging-handlers`, of which the checkpoint route is one.
@@ -83,9 +94,12 @@ impl Options {
             cert_dir: None,
             tls_cert_file: None,
             tls_private_key_file: None,
+            tls: Policy::default(),
             client_ca_file: None,
             anonymous: false,
             authorization: AuthorizationMode::default(),
+            authorize_pods: false,
+            kubernetes_version: KubernetesVersion::default(),
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
@@ -104,12 +118,16 @@ pub enum AuthorizationMode {
     ClientCertificates,
     /// Everybody who was let in, however.
     AlwaysAllow,
+    /// The authorizer of [`Delegates`], which must be there.
+    Webhook,
 }
 
 /// Bounds on what a client can hold, and on waiting for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; one more takes the place of the one that has done the least for the
+    /// longest, or waits while all are busy. Never more than three quarters of the descriptors
+    /// that this process may have (getrlimit(2)).
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
@@ -169,6 +187,9 @@ pub enum StartError {
     /// Nobody could be authenticated.
     #[error(transparent)]
     NoAuthentication(#[from] NoMethod),
+    /// The API server is to decide, and there is none to ask.
+    #[error("no client provided, cannot use webhook authorization")]
+    NoAuthorizer,
     /// One of certificate and key is given.
     #[error("{given} is given without {missing}: TLS needs both")]
     HalfPair {
@@ -270,12 +291,17 @@ impl Server {
         authenticators.extend(client_ca.clone().map(|ca| ca as Arc<dyn Authenticator>));
         authenticators.extend(delegates.authenticators);
         let chain = Chain::new(authenticators, anonymous)?;
-        let authorizer = delegates.authorizer.unwrap_or_else(|| match options.authorization {
-            AuthorizationMode::ClientCertificates => Arc::new(ClientCertificates { anonymous }),
-            AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
+        let authorizer: Arc<dyn Authorizer> = match (delegates.authorizer, options.authorization) {
+            (Some(authorizer), _) => authorizer,
+            (None, AuthorizationMode::ClientCertificates) => {
+                Arc::new(ClientCertificates { anonymous })
+            }
+            (None, AuthorizationMode::AlwaysAllow) => Arc::new(AlwaysAllow),
+            (None, AuthorizationMode::Webhook) => return Err(StartError::NoAuthorizer),
+        };
+        let attributes = delegates.attributes.unwrap_or_else(|| {
+            Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
         });
-        let attributes =
-            delegates.attributes.unwrap_or_else(|| Arc::new(NodeAttributes::new(&*node_name)));
 
         let failed = |source| StartError::Listen { address: options.bind, source };
         let listener = TcpListener::bind(options.bind).await.map_err(failed)?;
@@ -289,7 +315,7 @@ impl Server {
             }
         };
         let certificate = Arc::new(certificate);
-        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca)?;
+        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca, options.tls)?;
         let folder = root_dir.join(CHECKPOINTS);
         if options.feature_gates.container_checkpoint {
             std::fs::DirBuilder::new()
@@ -306,14 +332,22 @@ impl Server {
             options.runtime_request_timeout,
             options.checkpoints,
         );
-        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        let door = Door {
+            chain,
+            attributes,
+            authorizer,
+            checkpointer,
+            version: options.kubernetes_version,
+            authorize_pods: options.authorize_pods,
+            registered,
+        };
         Ok(Self {
             listener,
             address,
             handshakes: Arc::new(handshakes),
             certificate,
             door: Arc::new(door),
-            limits,
+            limits: Limits { connections: limits.connections.min(descriptors()), ..limits },
         })
     }
 
@@ -361,31 +395,34 @@ async fn accept_all(
     tasks: &mut JoinSet<()>,
     limits: Limits,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     loop {
-        let (socket, peer, place) = accept(listener, &places).await;
+        let (socket, peer) = accept(listener, &places).await;
+        let place = places.take().await;
         while tasks.try_join_next().is_some() {}
-        let connections = connections.clone();
-        tasks.spawn(async move {
-            connections.serve(socket, peer).await;
-            drop(place);
-        });
+        tasks.spawn(connections.clone().serve(socket, peer, place));
     }
 }
 
-/// One connection, and a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+/// One connection.
+async fn accept(listener: &TcpListener, places: &Places) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => return (socket, peer, place),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept");
+                // Most likely for want of descriptors: an idle connection's is one.
+                places.give_up_one();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Connections that the descriptors of this process are enough for: a quarter of them is for
+/// everything else, files and the runtime's socket above all.
+fn descriptors() -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+    most - most / 4
 }
