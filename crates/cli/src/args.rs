@@ -1,6 +1,7 @@
 //! The command line: names, defaults and the texts of `--help`. No effects here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -216,6 +217,14 @@ pub(crate) struct ServeArgs {
     /// Socket of another CRI runtime to use instead of the embedded one
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// Checkpoints made at the same time on this node; more wait, one container's in any case.
+    /// 4 unless given
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) checkpoints_at_once: Option<NonZeroUsize>,
+    /// Space that a checkpoint must leave free where the archives are: bytes, or with K, M, G.
+    /// 256M unless given
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) checkpoints_free_reserve: Option<Bytes>,
     /// How long calls to the runtime may take; also the least, and the default, of a checkpoint.
     /// 2m0s unless given
     #[arg(long, value_name = "DURATION")]

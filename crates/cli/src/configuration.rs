@@ -1,5 +1,7 @@
 //! From the flags of `serve` to what is in force.
 
+use std::num::NonZeroUsize;
+
 use anyhow::anyhow;
 use cryopod_kubelet::config::{self, ConfigErrors, Effective, Flags};
 use tracing::warn;
@@ -83,6 +85,10 @@ pub(crate) fn flags(args: &ServeArgs) -> anyhow::Result<Flags> {
     flags.set("--container-runtime-endpoint", "containerRuntimeEndpoint", endpoint);
     let timeout = args.runtime_request_timeout.clone();
     flags.set("--runtime-request-timeout", "runtimeRequestTimeout", timeout);
+    let at_once = args.checkpoints_at_once.map(NonZeroUsize::get);
+    flags.extra("--checkpoints-at-once", "checkpointsAtOnce", at_once);
+    let reserve = args.checkpoints_free_reserve.map(|bytes| bytes.0);
+    flags.extra("--checkpoints-free-reserve", "checkpointsFreeReserve", reserve);
     flags.extra("--authorize-pods", "authorizePods", args.authorize_pods);
     let version = args.kubernetes_version.clone();
     flags.extra("--kubernetes-version", "kubernetesVersion", version);

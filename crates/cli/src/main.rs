@@ -16,6 +16,7 @@ mod quantity;
 mod reference;
 mod shape;
 mod target;
+mod thaw;
 
 use std::process::ExitCode;
 

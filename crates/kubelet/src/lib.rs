@@ -15,10 +15,12 @@
 //! for by name.
 
 pub mod apiserver;
+mod attempt;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
 pub mod config;
+mod deposit;
 pub mod feature_gates;
 pub mod kubernetes_version;
 mod location;
@@ -26,11 +28,14 @@ mod pods;
 pub mod progress;
 mod reload;
 mod reply;
+mod room;
 pub mod routes;
 pub mod runtime;
 pub mod server;
+pub mod thaw;
 pub mod timeout;
 pub mod tls;
+mod turns;
 
 use std::pin::Pin;
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
 use cryopod_kubelet::config::{ConfigErrors, Effective};
+use cryopod_kubelet::runtime::Code;
+use cryopod_kubelet::thaw::Thaw;
 use cryopod_kubelet::{CriRuntime, Server};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,9 +26,12 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{LogFormat, ServeArgs};
 use crate::configuration;
 use crate::cri_server::{Places, Service};
+use crate::thaw::CgroupThaw;
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
-const LAST_CALLS: Duration = Duration::from_secs(30);
+///
+/// Longer than the HTTPS door's own limit: containers of the calls it cancels are still to be seen to.
+const LAST_CALLS: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     log_to_stderr(args.log_format);
@@ -140,10 +145,28 @@ async fn https_door(args: &ServeArgs, effective: &Effective) -> anyhow::Result<O
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
     let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let delegates = effective.delegates().await.context("reach the API server")?;
+    let mut delegates = effective.delegates().await.context("reach the API server")?;
+    if effective.container_runtime_endpoint.value.is_some() {
+        greet(&runtime).await.with_context(|| format!("validate the runtime at {endpoint}"))?;
+        // Our own runtime thaws on every path by itself.
+        delegates.thaw = Some(Arc::new(CgroupThaw::default()) as Arc<dyn Thaw>);
+    }
     let server =
         Server::bind(options, Arc::new(runtime), delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
+}
+
+/// Asks another runtime who it is, as a kubelet does. One that is not there yet may still come; one
+/// that speaks something else will not do.
+async fn greet(runtime: &CriRuntime) -> anyhow::Result<()> {
+    match runtime.version().await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) => {
+            warn!(%error, "the runtime does not answer yet");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens the runtime and its socket; the future serves it until `stopping` is done.

@@ -9,6 +9,7 @@ use super::document::{Located, Origin};
 use super::duration::GoDuration;
 use super::kubelet::Kubelet;
 use super::{ConfigError, Extras, Flags};
+use crate::checkpoint::Settings;
 use crate::feature_gates::FeatureGates;
 use crate::server::{AuthorizationMode, Limits, Options};
 use crate::tls::Policy;
@@ -428,6 +429,11 @@ impl Effective {
             feature_gates: self.feature_gates.value,
             debugging_handlers: self.debugging_handlers.value,
             runtime_request_timeout: self.runtime_request_timeout.value,
+            checkpoints: Settings {
+                at_once: self.extras.checkpoints_at_once,
+                free_reserve: self.extras.checkpoints_free_reserve,
+                ..Settings::default()
+            },
             limits: Limits { connections: self.extras.max_connections, ..Limits::default() },
             ..Options::new(self.node_name.value.clone())
         })

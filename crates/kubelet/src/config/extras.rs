@@ -6,10 +6,12 @@
 //! [`Flags::extra`](super::Flags::extra).
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::KubernetesVersion;
+use crate::checkpoint::Settings;
 
 /// `kind` of our own document.
 pub(super) const KIND: &str = "CryopodConfiguration";
@@ -23,6 +25,10 @@ pub struct Extras {
     /// Whether `create pods/checkpoint` in the pod's namespace is needed, too: the right to the
     /// node's endpoint alone opens every container of the node.
     pub authorize_pods: bool,
+    /// Checkpoints at the same time on this node; more wait.
+    pub checkpoints_at_once: NonZeroUsize,
+    /// Bytes that a checkpoint must leave free where the archives are.
+    pub checkpoints_free_reserve: u64,
     /// Whose texts and attributes: the cluster's version.
     #[serde(with = "version")]
     pub kubernetes_version: KubernetesVersion,
@@ -34,6 +40,8 @@ impl Default for Extras {
     fn default() -> Self {
         Self {
             authorize_pods: false,
+            checkpoints_at_once: Settings::default().at_once,
+            checkpoints_free_reserve: Settings::default().free_reserve,
             kubernetes_version: KubernetesVersion::default(),
             max_connections: crate::Limits::default().connections,
         }

@@ -25,10 +25,11 @@ use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
-use crate::checkpoint::Checkpointer;
+use crate::checkpoint::{Checkpointer, Settings};
 use crate::feature_gates::FeatureGates;
 use crate::kubernetes_version::KubernetesVersion;
 use crate::runtime::Runtime;
+use crate::thaw::Thaw;
 use crate::tls::{Handshakes, Policy, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
@@ -76,6 +77,8 @@ pub struct Options {
     pub debugging_handlers: bool,
     /// `--runtime-request-timeout`: the timeout of a checkpoint that names none, and the least.
     pub runtime_request_timeout: Duration,
+    /// How checkpoints are made.
+    pub checkpoints: Settings,
     /// What one client can hold.
     pub limits: Limits,
 }
@@ -100,6 +103,7 @@ impl Options {
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
+            checkpoints: Settings::default(),
             limits: Limits::default(),
         }
     }
@@ -162,6 +166,8 @@ pub struct Delegates {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// In place of [`NodeAttributes`].
     pub attributes: Option<Arc<dyn RequestAttributes>>,
+    /// Lets containers go on that a runtime left frozen. For runtimes that are not our own.
+    pub thaw: Option<Arc<dyn Thaw>>,
 }
 
 impl fmt::Debug for Delegates {
@@ -170,6 +176,7 @@ impl fmt::Debug for Delegates {
             .field("authenticators", &self.authenticators.len())
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
+            .field("thaw", &self.thaw.is_some())
             .finish()
     }
 }
@@ -318,7 +325,13 @@ impl Server {
                 .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
-        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
+        let checkpointer = Checkpointer::new(
+            runtime,
+            delegates.thaw,
+            &folder,
+            options.runtime_request_timeout,
+            options.checkpoints,
+        );
         let door = Door {
             chain,
             attributes,
@@ -349,9 +362,11 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
-    /// within [`Limits::shutdown`], and what is left is cancelled.
+    /// within [`Limits::shutdown`], and what is left is cancelled. Containers of calls that were
+    /// cancelled are looked after for as long again, so that none stays frozen.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(());
+        let door = Arc::clone(&self.door);
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {
@@ -366,6 +381,10 @@ impl Server {
             tracing::warn!(connections = tasks.len(), "requests under way are cancelled");
         }
         tasks.shutdown().await;
+        let settled = door.checkpointer.settled();
+        if tokio::time::timeout(self.limits.shutdown, settled).await.is_err() {
+            tracing::error!("a runtime still works on a container whose checkpoint was cancelled");
+        }
     }
 }
 
