@@ -21,5 +21,7 @@ mod doors;
 mod elsewhere;
 mod https;
 mod images;
+mod node_e2e;
 mod probes;
 mod statuses;
+mod telemetry;

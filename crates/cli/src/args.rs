@@ -1,6 +1,6 @@
 //! The command line: names, defaults and the texts of `--help`. No effects here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -164,6 +164,19 @@ pub(crate) struct ServeArgs {
     /// Name of our cgroup below the roots of the hierarchies
     #[arg(long, default_value = "cryopod", value_name = "NAME")]
     pub(crate) cgroup_parent: String,
+    /// File that takes a line of JSON for each request that was authenticated or refused. It is
+    /// made private, and opened again on SIGHUP and when it was moved
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log: Option<PathBuf>,
+    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless given
+    #[arg(long, value_name = "PORT")]
+    pub(crate) healthz_port: Option<u16>,
+    /// Address of the health pages for everybody
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR", requires = "healthz_port")]
+    pub(crate) healthz_bind_address: IpAddr,
+    /// OpenTelemetry collector that takes traces, by gRPC: http://127.0.0.1:4317
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// How log lines look; which ones, the variable CRYOPOD_LOG says (error, warn, info, debug)
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,

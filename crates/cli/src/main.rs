@@ -15,6 +15,7 @@ mod quantity;
 mod reference;
 mod shape;
 mod target;
+mod telemetry;
 
 use std::process::ExitCode;
 

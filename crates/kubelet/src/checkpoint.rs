@@ -14,10 +14,12 @@ use std::time::Duration;
 use http::StatusCode;
 use jiff::Zoned;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tracing::Instrument as _;
 
 use crate::location::{LocationError, Locations};
+use crate::metrics::{CheckpointMetrics, Course, Phase};
 use crate::pods::Snapshot;
-use crate::runtime::{CheckpointCall, RpcError, Runtime};
+use crate::runtime::{CheckpointCall, Code, Report, RpcError, Runtime};
 use crate::timeout::{self, BadTimeout};
 
 /// A container as the request names it.
@@ -87,11 +89,36 @@ pub enum Failure {
 impl CheckpointError {
     /// The answer's status.
     pub fn status(&self) -> StatusCode {
+        self.class().0
+    }
+
+    /// The answer's status, and one word for metrics and the audit line.
+    pub(crate) fn class(&self) -> (StatusCode, &'static str) {
+        let internal = StatusCode::INTERNAL_SERVER_ERROR;
         match self {
-            Self::NoPod | Self::NoContainer { .. } | Self::Timeout(_) => StatusCode::NOT_FOUND,
-            Self::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoPod | Self::NoContainer { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Timeout(_) => (StatusCode::NOT_FOUND, "bad_request"),
+            Self::Failed { cause, .. } => match cause {
+                Failure::NotRunning { .. } => (internal, "not_running"),
+                Failure::NegativeTimeout => (internal, "bad_request"),
+                Failure::Location(_) => (internal, "failed"),
+                Failure::Rpc(error) => match error.code {
+                    Code::DeadlineExceeded => (internal, "deadline"),
+                    Code::Unimplemented => (internal, "unimplemented"),
+                    _ => (internal, "failed"),
+                },
+            },
         }
     }
+}
+
+/// An archive that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its absolute path.
+    pub path: String,
+    /// What the runtime told of it.
+    pub report: Option<Report>,
 }
 
 /// Makes archives in one folder by one runtime.
@@ -101,6 +128,7 @@ pub struct Checkpointer {
     /// The timeout of a request that names none, and the least there is.
     default_timeout: Duration,
     turns: Turns,
+    metrics: CheckpointMetrics,
 }
 
 impl fmt::Debug for Checkpointer {
@@ -114,16 +142,22 @@ impl fmt::Debug for Checkpointer {
 
 impl Checkpointer {
     /// `folder` must be absolute and UTF-8: its files are named to the runtime and the caller.
-    pub fn new(runtime: Arc<dyn Runtime>, folder: &Path, default_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        runtime: Arc<dyn Runtime>,
+        folder: &Path,
+        default_timeout: Duration,
+        metrics: CheckpointMetrics,
+    ) -> Self {
         Self {
             runtime,
             locations: Locations::new(folder),
             default_timeout,
             turns: Turns::default(),
+            metrics,
         }
     }
 
-    /// Makes an archive and returns its absolute path. `query` is the request's query string.
+    /// Makes an archive. `query` is the request's query string.
     ///
     /// # Errors
     /// [`CheckpointError`], whose message is the answer's body.
@@ -131,10 +165,28 @@ impl Checkpointer {
         &self,
         target: &Target,
         query: Option<&str>,
-    ) -> Result<String, CheckpointError> {
+    ) -> Result<Made, CheckpointError> {
+        let mut course = self.metrics.begin();
+        let made = self.make(target, query, &mut course).await;
+        course.end(match &made {
+            Ok(_) => "done",
+            Err(error) => error.class().1,
+        });
+        made
+    }
+
+    async fn make(
+        &self,
+        target: &Target,
+        query: Option<&str>,
+        course: &mut Course,
+    ) -> Result<Made, CheckpointError> {
         let failed = |cause: Failure| CheckpointError::Failed { target: target.clone(), cause };
         let take = async || {
-            Snapshot::take(&*self.runtime).await.map_err(|error| failed(Failure::Rpc(error)))
+            Snapshot::take(&*self.runtime)
+                .instrument(tracing::debug_span!("lookup"))
+                .await
+                .map_err(|error| failed(Failure::Rpc(error)))
         };
         let mut snapshot = take().await?;
         let pod = snapshot.pod(&target.namespace, &target.pod).ok_or(CheckpointError::NoPod)?;
@@ -147,12 +199,14 @@ impl Checkpointer {
         let turn = match self.turns.try_take(target) {
             Ok(turn) => turn,
             Err(queue) => {
-                let turn = queue.take().await;
+                course.enter(Phase::Waiting);
+                let turn = queue.take().instrument(tracing::debug_span!("waiting")).await;
+                course.enter(Phase::Lookup);
                 snapshot = take().await?;
                 turn
             }
         };
-        let made = self.run(&snapshot, target, requested).await.map_err(failed);
+        let made = self.run(&snapshot, target, requested, course).await.map_err(failed);
         drop(turn);
         made
     }
@@ -162,7 +216,8 @@ impl Checkpointer {
         snapshot: &Snapshot,
         target: &Target,
         requested: i64,
-    ) -> Result<String, Failure> {
+        course: &mut Course,
+    ) -> Result<Made, Failure> {
         let Target { namespace, pod, container } = target;
         let container_id = snapshot
             .pod(namespace, pod)
@@ -180,11 +235,18 @@ impl Checkpointer {
             timeout_seconds,
             deadline,
         });
-        match tokio::time::timeout(deadline, call).await {
+        course.enter(Phase::Runtime);
+        let report = match tokio::time::timeout(deadline, call).await {
             Ok(done) => done?,
             Err(_) => return Err(RpcError::deadline_exceeded().into()),
-        }
-        Ok(path)
+        };
+        let bytes = match &report {
+            Some(report) => Some(report.archive_bytes),
+            None => tokio::fs::metadata(&path).await.map(|metadata| metadata.len()).ok(),
+        };
+        let freeze = report.as_ref().map(|report| Duration::from_micros(report.frozen_micros));
+        self.metrics.made(bytes, freeze);
+        Ok(Made { path, report })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! One endpoint, `POST /checkpoint/{namespace}/{pod}/{container}`, answered byte for byte as a
 //! kubelet answers it. What stands behind it is any CRI runtime, reached through [`Runtime`].
+//! Beside it, as in a kubelet, `/metrics` and `/healthz`, and `/readyz`, behind the same door.
 //!
 //! A request travels: TLS ([`tls`], client certificates asked for but not judged) -> [`routes`]
 //! (clean path, known prefix) -> [`authn`] (who is it) -> [`authz`] (may they) -> method and
@@ -14,11 +15,14 @@
 //! checkpoint route to a caller that it has not authenticated, unless anonymous access was asked
 //! for by name.
 
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
 pub mod feature_gates;
+mod health;
 mod location;
+mod metrics;
 mod pods;
 pub mod progress;
 mod reload;
@@ -28,6 +32,7 @@ pub mod runtime;
 pub mod server;
 pub mod timeout;
 pub mod tls;
+mod trace;
 
 use std::pin::Pin;
 

@@ -37,11 +37,19 @@ pub(crate) fn bad_request() -> Reply {
 
 /// What Go's mux says to a path nobody registered.
 pub(crate) fn page_not_found() -> Reply {
-    reply(
-        StatusCode::NOT_FOUND,
-        "404 page not found\n".to_owned(),
-        &[(CONTENT_TYPE, TEXT), (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))],
-    )
+    nosniff(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// A text as Go's `http.Error` and Kubernetes' health handlers send it.
+pub(crate) fn nosniff(status: StatusCode, body: impl Into<String>) -> Reply {
+    let nosniff = (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply(status, body.into(), &[(CONTENT_TYPE, TEXT), nosniff])
+}
+
+/// All metrics, in a format of that type.
+pub(crate) fn metrics(body: String, content_type: &'static str) -> Reply {
+    let content_type = HeaderValue::from_static(content_type);
+    reply(StatusCode::OK, body, &[(CONTENT_TYPE, content_type)])
 }
 
 /// What go-restful says to a path below a known prefix without a route.

@@ -4,7 +4,6 @@
 //! It holds no state of its own: containers belong to their shims, records are on disk. It can be
 //! killed at any moment.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -13,15 +12,16 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
+use cryopod_kubelet::audit::Audit;
 use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
-use crate::args::{LogFormat, ServeArgs};
+use crate::args::ServeArgs;
 use crate::cri_server::{Places, Service};
+use crate::telemetry;
 
 /// The folder of archives below the root folder.
 const CHECKPOINTS: &str = "checkpoints";
@@ -30,7 +30,13 @@ const CHECKPOINTS: &str = "checkpoints";
 const LAST_CALLS: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    log_to_stderr(args.log_format);
+    let telemetry = telemetry::start(args.log_format, args.otlp_endpoint.as_deref())?;
+    let done = serve(args).await;
+    telemetry.end().await;
+    done
+}
+
+async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     // Before anything can be asked of us: a signal that comes early must not be lost.
     let mut signals = Signals::watch()?;
     let (stop_https, https_stopping) = watch::channel(false);
@@ -38,6 +44,12 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
 
     let https = https_door(args).await?;
     let address = https.as_ref().map(Server::local_addr);
+    if let Some(server) = &https {
+        tokio::spawn(reopen_on_hangup(server.audit())?);
+        if let Some(address) = server.healthz_addr() {
+            info!(%address, "serving health pages");
+        }
+    }
     let mut cri = match &args.container_runtime_endpoint {
         Some(endpoint) => {
             ensure!(
@@ -109,6 +121,16 @@ impl Signals {
     }
 }
 
+/// Opens the audit file again at each SIGHUP, as log rotation asks for it.
+fn reopen_on_hangup(audit: Audit) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            audit.reopen();
+        }
+    })
+}
+
 /// Done when the flag is set; a sender that is gone means the same, nobody will tell any more.
 async fn stopped(mut flag: watch::Receiver<bool>) {
     flag.wait_for(|stop| *stop).await.ok();
@@ -138,6 +160,9 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
     options.client_ca_file.clone_from(&args.client_ca_file);
     options.anonymous = args.anonymous_auth;
     options.feature_gates = feature_gates;
+    options.audit_log.clone_from(&args.audit_log);
+    options.healthz_bind =
+        args.healthz_port.map(|port| SocketAddr::new(args.healthz_bind_address, port));
     // Our own runtime too is reached by its socket: one way for every runtime.
     let endpoint = match &args.container_runtime_endpoint {
         Some(endpoint) => endpoint.clone(),
@@ -186,16 +211,4 @@ async fn embedded<S: Future<Output = ()>>(
     let service = Service::new(runtime, places);
     info!(socket = %args.socket.display(), "serving CRI");
     Ok(server::serve(listener, service.clone(), service, stopping))
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("CRYOPOD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

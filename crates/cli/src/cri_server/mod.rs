@@ -22,6 +22,7 @@ use cryopod_runtime::{
 use serde::{Deserialize, Serialize};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::reference::Reference;
 use status::{from_error, invalid};
@@ -408,6 +409,7 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
+        let span = crate::telemetry::call_span(request.metadata(), "CheckpointContainer");
         let cancel = CancelToken::new();
         let options = CheckpointOptions {
             stop: wants(request.metadata(), STOP_KEY)?,
@@ -423,6 +425,7 @@ impl RuntimeService for Service {
         let guard = CancelOnDrop(cancel);
         let report = self
             .blocking(move |rt| rt.checkpoint_container(&request.container_id, &location, &options))
+            .instrument(span)
             .await?;
         drop(guard);
         let mut response = Response::new(v1::CheckpointContainerResponse {});

@@ -12,24 +12,60 @@ pub trait RequestAttributes: Send + Sync {
     fn attributes(&self, user: &User, method: &Method, path: &str) -> Vec<Attributes>;
 }
 
-/// The kubelet's rule: a path under `/checkpoint` is `nodes/checkpoint`, and nothing else.
+/// The kubelet's rule, by the path's beginning: `/checkpoint` is `nodes/checkpoint` and nothing
+/// else, `/metrics` is `nodes/metrics`, and what is not named is `nodes/proxy`. Health, pods and
+/// configuration have a subresource of their own, too, which is asked for first (the feature gate
+/// KubeletFineGrainedAuthz, locked on since Kubernetes 1.36). `/readyz`, which a kubelet lacks, is
+/// as `/healthz`.
 #[derive(Clone, Debug)]
 pub struct NodeAttributes {
     node: String,
+    fine_grained: bool,
 }
 
 impl NodeAttributes {
     /// For requests to the node of that name.
     pub fn new(node: impl Into<String>) -> Self {
-        Self { node: node.into() }
+        Self { node: node.into(), fine_grained: true }
+    }
+
+    /// With the feature gate KubeletFineGrainedAuthz on (the default) or off.
+    #[must_use]
+    pub fn fine_grained(self, fine_grained: bool) -> Self {
+        Self { fine_grained, ..self }
+    }
+
+    /// The subresources of a path, in the order they are tried.
+    fn subresources(&self, path: &str) -> &'static [&'static str] {
+        let below = |parents: &[&str]| parents.iter().any(|parent| is_subpath(path, parent));
+        if below(&["/stats"]) {
+            &["stats"]
+        } else if below(&["/metrics"]) {
+            &["metrics"]
+        } else if below(&["/logs"]) {
+            &["log"]
+        } else if below(&["/checkpoint"]) {
+            &["checkpoint"]
+        } else if below(&["/statusz"]) {
+            &["statusz"]
+        } else if below(&["/flagz"]) {
+            &["configz"]
+        } else if !self.fine_grained {
+            &["proxy"]
+        } else if below(&["/healthz", "/readyz"]) {
+            &["healthz", "proxy"]
+        } else if below(&["/configz"]) {
+            &["configz", "proxy"]
+        } else if below(&["/pods", "/runningpods"]) {
+            &["pods", "proxy"]
+        } else {
+            &["proxy"]
+        }
     }
 }
 
 impl RequestAttributes for NodeAttributes {
     fn attributes(&self, user: &User, method: &Method, path: &str) -> Vec<Attributes> {
-        if !is_subpath(path, "/checkpoint") {
-            return Vec::new();
-        }
         let verb = match *method {
             Method::POST => "create",
             Method::GET => "get",
@@ -38,18 +74,19 @@ impl RequestAttributes for NodeAttributes {
             Method::DELETE => "delete",
             _ => "",
         };
-        vec![Attributes {
+        let attributes = |subresource: &&'static str| Attributes {
             user: user.clone(),
             verb,
             api_group: "",
             api_version: "v1",
             resource: "nodes",
-            subresource: "checkpoint",
+            subresource,
             name: self.node.clone(),
             namespace: String::new(),
             resource_request: true,
             path: path.to_owned(),
-        }]
+        };
+        self.subresources(path).iter().map(attributes).collect()
     }
 }
 
@@ -124,10 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_have_no_attributes() {
-        for path in ["/", "/checkpoints", "/Checkpoint/a/b/c", "/pods"] {
+    fn other_paths_are_for_those_who_may_everything() {
+        for path in ["/", "/checkpoints", "/Checkpoint/a/b/c", "/healthzjunk", "/exec/a/b/c"] {
             let all = NodeAttributes::new("n").attributes(&User::anonymous(), &Method::GET, path);
-            assert!(all.is_empty(), "{path}");
+            let subresources: Vec<&str> = all.iter().map(|one| one.subresource).collect();
+            assert_eq!(subresources, ["proxy"], "{path}");
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Attributes {
     pub api_version: &'static str,
     /// Always `nodes`.
     pub resource: &'static str,
-    /// `checkpoint`.
+    /// `checkpoint`, `metrics`, `healthz`, `proxy`, …
     pub subresource: &'static str,
     /// The node's name.
     pub name: String,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use cryopod_cri::client::CheckpointOptions;
 use cryopod_cri::v1::{ContainerState, PodSandboxState};
 use cryopod_cri::{Client, CriError, labels, v1};
 
-use super::{CheckpointCall, Container, RpcError, Runtime, Sandbox};
+use super::{CheckpointCall, Container, Report, RpcError, Runtime, Sandbox};
 use crate::BoxFuture;
 
 /// A runtime behind a CRI socket.
@@ -19,7 +20,7 @@ pub struct CriRuntime {
 impl CriRuntime {
     /// `timeout` bounds the list calls: the kubelet's `runtimeRequestTimeout`.
     pub fn new(client: Client, timeout: Duration) -> Self {
-        Self { client, timeout }
+        Self { client: client.with_metadata(crate::trace::metadata), timeout }
     }
 }
 
@@ -38,14 +39,33 @@ impl Runtime for CriRuntime {
         })
     }
 
-    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {
+    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>> {
         Box::pin(async move {
             let CheckpointCall { container_id, location, timeout_seconds, deadline } = call;
-            self.client
-                .checkpoint_container(&container_id, &location, timeout_seconds, Some(deadline))
-                .await
-                .map_err(RpcError::from)
+            let told = self
+                .client
+                .checkpoint_container_with(
+                    &container_id,
+                    &location,
+                    timeout_seconds,
+                    Some(deadline),
+                    CheckpointOptions::default(),
+                )
+                .await?;
+            Ok(told.and_then(|json| parse_report(&json)))
         })
+    }
+}
+
+/// A report that cannot be understood is none: the archive is there all the same.
+fn parse_report(json: &[u8]) -> Option<Report> {
+    match serde_json::from_slice(json) {
+        Ok(report) => Some(report),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the runtime's report of a checkpoint cannot be understood");
+            None
+        }
     }
 }
 
@@ -98,6 +118,13 @@ impl From<CriError> for RpcError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_read_as_far_as_it_is_known() {
+        let report = parse_report(br#"{"archive_bytes":7,"frozen_micros":9,"new":[]}"#).unwrap();
+        assert_eq!((report.archive_bytes, report.frozen_micros, report.tasks), (7, 9, 0));
+        assert_eq!(parse_report(b"nonsense"), None);
+    }
 
     #[test]
     fn names_come_from_the_metadata_and_else_from_the_labels() {

@@ -8,13 +8,20 @@ use http::header::ACCEPT;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use opentelemetry::context::FutureExt as _;
 use rustls_pki_types::CertificateDer;
+use tracing::Instrument as _;
 
+use crate::audit::{self, Audit, Record, RequestId};
 use crate::authn::{Chain, Presented, User};
 use crate::authz::{Authorizer, Decision, RequestAttributes};
 use crate::checkpoint::{Checkpointer, Target};
+use crate::health::Health;
+use crate::metrics::{self, Format, Metrics};
 use crate::reply::{self, Reply};
-use crate::routes::{self, Landing, Selection};
+use crate::routes::{self, Landing, Prefix, Selection};
+use crate::tls::ServingCertificate;
+use crate::trace;
 
 /// How much of a request's body is taken in, to be able to see the client hang up.
 const BODY_BYTES: usize = 1 << 20;
@@ -27,6 +34,10 @@ pub(super) struct Door {
     pub(super) checkpointer: Checkpointer,
     /// Whether the checkpoint route exists.
     pub(super) registered: bool,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) audit: Audit,
+    pub(super) certificate: Arc<ServingCertificate>,
 }
 
 impl fmt::Debug for Door {
@@ -47,25 +58,87 @@ impl Door {
         certificates: &[CertificateDer<'static>],
         peer: SocketAddr,
     ) -> Reply {
-        let method = request.method();
-        let uri = request.uri();
-        let path = match routes::land(method, uri.path(), uri.query(), self.registered) {
-            Landing::BadRequest => return reply::bad_request(),
-            Landing::NotFound => return reply::page_not_found(),
-            Landing::Redirect { status, location } => {
-                return reply::redirect(method, status, &location);
+        let request_id = RequestId::of(request.headers());
+        let (method, uri) = (request.method(), request.uri());
+        let landing = routes::land(method, uri.path(), uri.query(), self.registered);
+        // Before anybody is asked who they are; but what is no path is no request, for Go.
+        let counted = (landing != Landing::BadRequest).then(|| {
+            let known = Prefix::counted(self.registered);
+            let path = metrics::bucket(&routes::decoded(uri.path()), known);
+            self.metrics.http.begin(method, path)
+        });
+        let mut reply = match landing {
+            Landing::BadRequest => reply::bad_request(),
+            Landing::NotFound => reply::page_not_found(),
+            Landing::Redirect { status, location } => reply::redirect(method, status, &location),
+            Landing::Guarded { prefix, path } => {
+                let remote = trace::received(request.headers());
+                let id = request_id.as_str();
+                let span = trace::request_span(&remote, method, prefix.route(), &path, id);
+                self.guarded(request, prefix, &path, certificates, peer, &request_id)
+                    .instrument(span)
+                    .with_context(remote)
+                    .await
             }
-            Landing::Guarded { path } => path,
         };
+        request_id.mark(reply.headers_mut());
+        drop(counted);
+        reply
+    }
+
+    /// Behind the first door: who is it, may they, and then the page.
+    async fn guarded(
+        &self,
+        request: Request<Incoming>,
+        prefix: Prefix,
+        path: &str,
+        certificates: &[CertificateDer<'static>],
+        peer: SocketAddr,
+        request_id: &RequestId,
+    ) -> Reply {
         let presented = Presented { headers: request.headers(), certificates };
-        let user = match self.admit(&request, &path, presented, peer).await {
-            Ok(user) => user,
-            Err(refusal) => return refusal,
+        let method = request.method();
+        let mut record = self.audit.begin(request_id, peer, method, path, presented);
+        let reply = match self.admit(&request, path, presented, peer, &mut record).await {
+            Err(refusal) => refusal,
+            Ok(user) => match prefix {
+                Prefix::Checkpoint => {
+                    self.checkpoint(request, path, peer, &user, &mut record).await
+                }
+                Prefix::Metrics => {
+                    record.routine();
+                    self.expose(&request)
+                }
+                Prefix::Healthz | Prefix::Readyz => {
+                    record.routine();
+                    let answer = self.health.answer(path, request.uri().query()).await;
+                    answer.unwrap_or_else(reply::page_not_found)
+                }
+            },
         };
+        let span = tracing::Span::current();
+        span.record("http.response.status_code", reply.status().as_u16());
+        if reply.status().is_server_error() {
+            span.record("otel.status_code", "ERROR");
+        }
+        record.end(reply.status());
+        reply
+    }
+
+    /// The one route there is.
+    async fn checkpoint(
+        &self,
+        request: Request<Incoming>,
+        path: &str,
+        peer: SocketAddr,
+        user: &User,
+        record: &mut Record,
+    ) -> Reply {
         // A value that is not text matches no type.
         let accept =
             request.headers().get(ACCEPT).map(|value| HeaderValue::to_str(value).unwrap_or("?"));
-        let target = match routes::select(method, &path, accept) {
+        record.result("no_route");
+        let target = match routes::select(request.method(), path, accept) {
             Selection::NotFound => return reply::no_route(),
             Selection::MethodNotAllowed => return reply::method_not_allowed(),
             Selection::NotAcceptable => return reply::not_acceptable(),
@@ -73,26 +146,46 @@ impl Door {
                 Target { namespace, pod, container }
             }
         };
-        let query = uri.query().map(str::to_owned);
+        record.target(&target);
+        let query = request.uri().query().map(str::to_owned);
         let body = request.into_body();
         let made = tokio::select! {
             made = self.checkpointer.checkpoint(&target, query.as_deref()) => made,
             never = take_in(body) => match never {},
         };
         match made {
-            Ok(path) => {
+            Ok(made) => {
+                let path = made.path;
                 tracing::info!(%peer, user = user.name, %target, path, "checkpoint done");
-                reply::items(&[&path])
+                let reply = reply::items(&[&path]);
+                let bytes = made.report.map(|report| report.archive_bytes);
+                record.archive(audit::describe(path, bytes).await);
+                record.result("done");
+                reply
             }
             Err(error) => {
-                let status = error.status();
+                let (status, result) = error.class();
+                let text = error.to_string();
                 tracing::warn!(
                     %peer, user = user.name, status = status.as_u16(), %error, %target,
                     "no checkpoint"
                 );
-                reply::text(status, error.to_string())
+                record.result(result);
+                record.reason(&text);
+                reply::text(status, text)
             }
         }
+    }
+
+    /// All metrics.
+    fn expose(&self, request: &Request<Incoming>) -> Reply {
+        if let Some((_, ends)) = self.certificate.validity() {
+            self.metrics.certificate_ends(ends);
+        }
+        let accept = request.headers().get_all(ACCEPT).iter();
+        let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
+        let format = Format::negotiate(&accept.join(","));
+        reply::metrics(self.metrics.expose(format), format.content_type())
     }
 
     /// Authentication, then authorization: the user, or the refusal.
@@ -102,13 +195,32 @@ impl Door {
         path: &str,
         presented: Presented<'_>,
         peer: SocketAddr,
+        record: &mut Record,
     ) -> Result<User, Reply> {
-        let Some(user) = self.chain.authenticate(presented).await else {
+        let span = tracing::debug_span!("authentication");
+        let user = self.chain.authenticate(presented).instrument(span).await;
+        self.metrics.authenticated(user.as_ref().map(|user| user.credential));
+        let Some(user) = user else {
             tracing::warn!(%peer, path, "not authenticated");
+            record.result("unauthenticated");
             return Err(reply::text(StatusCode::UNAUTHORIZED, "Unauthorized"));
         };
+        let span = tracing::debug_span!("authorization");
+        self.authorize(request, path, user, peer, record).instrument(span).await
+    }
+
+    async fn authorize(
+        &self,
+        request: &Request<Incoming>,
+        path: &str,
+        user: User,
+        peer: SocketAddr,
+        record: &mut Record,
+    ) -> Result<User, Reply> {
         let all = self.attributes.attributes(&user, request.method(), path);
+        record.user(&user, all.first().map_or("", |first| first.verb));
         let Some(first) = all.first() else {
+            record.result("forbidden");
             return Err(reply::text(
                 StatusCode::FORBIDDEN,
                 "Authorization error: could not determine attributes for request",
@@ -116,13 +228,19 @@ impl Door {
         };
         for attributes in &all {
             match self.authorizer.authorize(attributes).await {
-                Ok(Decision::Allow) => return Ok(user),
+                Ok(Decision::Allow) => {
+                    self.metrics.authorized("allowed", attributes.subresource);
+                    record.result("allowed");
+                    return Ok(user);
+                }
                 Ok(Decision::Deny | Decision::NoOpinion) => {}
                 Err(error) => {
                     tracing::error!(
                         %peer, user = user.name, error = &*error as &dyn std::error::Error,
                         "authorization failed"
                     );
+                    self.metrics.authorized("error", attributes.subresource);
+                    record.result("authorization_error");
                     return Err(reply::text(
                         StatusCode::INTERNAL_SERVER_ERROR,
                         format!(
@@ -133,6 +251,8 @@ impl Door {
                 }
             }
         }
+        self.metrics.authorized("denied", first.subresource);
+        record.result("forbidden");
         let subresources: Vec<&str> = all.iter().map(|one| one.subresource).collect();
         let subresources = subresources.join(" ");
         tracing::warn!(

@@ -6,6 +6,7 @@
 
 mod connection;
 mod door;
+mod healthz;
 
 use std::fmt;
 use std::io;
@@ -19,13 +20,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::audit::{Audit, AuditFile};
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
-use crate::runtime::Runtime;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::runtime::{Counted, Runtime};
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
@@ -67,6 +71,11 @@ pub struct Options {
     pub runtime_request_timeout: Duration,
     /// What one client can hold.
     pub limits: Limits,
+    /// `--healthz-bind-address` and `--healthz-port`: `/healthz` and `/readyz` for everybody who
+    /// reaches this address, over plain HTTP. `None`: only behind the door.
+    pub healthz_bind: Option<SocketAddr>,
+    /// Where audit lines go beside the log.
+    pub audit_log: Option<PathBuf>,
 }
 
 impl Options {
@@ -87,6 +96,8 @@ impl Options {
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
             limits: Limits::default(),
+            healthz_bind: None,
+            audit_log: None,
         }
     }
 }
@@ -203,6 +214,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The audit file cannot be written to.
+    #[error("cannot open the audit file {}", path.display())]
+    AuditLog {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The address is taken or not ours.
     #[error("cannot listen on {address}")]
     Listen {
@@ -223,6 +243,8 @@ pub struct Server {
     certificate: Arc<ServingCertificate>,
     door: Arc<Door>,
     limits: Limits,
+    healthz: Option<(TcpListener, SocketAddr)>,
+    health: Arc<Health>,
 }
 
 impl Server {
@@ -270,9 +292,17 @@ impl Server {
         let attributes =
             delegates.attributes.unwrap_or_else(|| Arc::new(NodeAttributes::new(&*node_name)));
 
-        let failed = |source| StartError::Listen { address: options.bind, source };
-        let listener = TcpListener::bind(options.bind).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let audit_file = match options.audit_log {
+            Some(path) => Some(
+                AuditFile::open(&path).map_err(|source| StartError::AuditLog { path, source })?,
+            ),
+            None => None,
+        };
+        let (listener, address) = listen(options.bind).await?;
+        let healthz = match options.healthz_bind {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
 
         let certificate = match given {
             Some((certificate, key)) => ServingCertificate::from_files(&certificate, &key).await?,
@@ -281,6 +311,8 @@ impl Server {
                 ServingCertificate::self_signed(&folder, &node_name).await?
             }
         };
+        let metrics = Arc::new(Metrics::new());
+        let runtime: Arc<dyn Runtime> = Arc::new(Counted::new(runtime, metrics.operations.clone()));
         let certificate = Arc::new(certificate);
         let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca)?;
         let folder = root_dir.join(CHECKPOINTS);
@@ -292,8 +324,28 @@ impl Server {
                 .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
-        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
-        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        let health = Arc::new(Health::new(
+            Arc::clone(&runtime),
+            registered.then(|| folder.clone()),
+            Arc::clone(&certificate),
+        ));
+        let checkpointer = Checkpointer::new(
+            runtime,
+            &folder,
+            options.runtime_request_timeout,
+            metrics.checkpoints.clone(),
+        );
+        let door = Door {
+            chain,
+            attributes,
+            authorizer,
+            checkpointer,
+            registered,
+            health: Arc::clone(&health),
+            audit: Audit::new(audit_file, Arc::clone(&metrics)),
+            metrics,
+            certificate: Arc::clone(&certificate),
+        };
         Ok(Self {
             listener,
             address,
@@ -301,12 +353,24 @@ impl Server {
             certificate,
             door: Arc::new(door),
             limits,
+            healthz,
+            health,
         })
     }
 
     /// The address listened on, with the port the kernel chose for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the plain health pages, if there are any.
+    pub fn healthz_addr(&self) -> Option<SocketAddr> {
+        self.healthz.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The audit lines' way out, to have its file opened again.
+    pub fn audit(&self) -> Audit {
+        self.door.audit.clone()
     }
 
     /// The file of the certificate served: what a client trusts when it is self-signed.
@@ -323,6 +387,7 @@ impl Server {
         tokio::select! {
             () = accept_all(&self.listener, &connections, &mut tasks, self.limits) => {}
             () = connections.keep_reloading() => {}
+            () = healthz::serve(self.healthz, self.health) => {}
             () = shutdown => {}
         }
         drop(self.listener);
@@ -333,6 +398,13 @@ impl Server {
         }
         tasks.shutdown().await;
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Accepts without end.
