@@ -15,12 +15,14 @@
 //! checkpoint route to a caller that it has not authenticated, unless anonymous access was asked
 //! for by name.
 
+pub mod apiserver;
 pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
 pub mod feature_gates;
 mod health;
+pub mod kubernetes_version;
 mod location;
 mod metrics;
 mod pods;
@@ -37,6 +39,7 @@ mod trace;
 use std::pin::Pin;
 
 pub use feature_gates::FeatureGates;
+pub use kubernetes_version::KubernetesVersion;
 pub use runtime::{CriRuntime, Runtime};
 pub use server::{AuthorizationMode, Delegates, Limits, Options, Server, StartError};
 

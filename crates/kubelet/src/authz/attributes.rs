@@ -4,6 +4,8 @@ use http::Method;
 
 use super::Attributes;
 use crate::authn::User;
+use crate::checkpoint::Target;
+use crate::kubernetes_version::KubernetesVersion;
 
 /// Works out what a request asks for. Several attributes are tried in order until one is
 /// allowed; none at all is a refusal (403).
@@ -21,22 +23,33 @@ pub trait RequestAttributes: Send + Sync {
 pub struct NodeAttributes {
     node: String,
     fine_grained: bool,
+    checkpoint: [&'static str; 1],
 }
 
 impl NodeAttributes {
-    /// For requests to the node of that name.
+    /// For requests to the node of that name, as in the newest Kubernetes.
     pub fn new(node: impl Into<String>) -> Self {
-        Self { node: node.into(), fine_grained: true }
+        Self::of_version(node, KubernetesVersion::NEWEST)
     }
 
-    /// With the feature gate KubeletFineGrainedAuthz on (the default) or off.
+    /// As in that version: before 1.30 the endpoint's subresource was `proxy`, and before 1.33 the
+    /// feature gate KubeletFineGrainedAuthz was off.
+    pub fn of_version(node: impl Into<String>, version: KubernetesVersion) -> Self {
+        Self {
+            node: node.into(),
+            fine_grained: version.has_fine_grained_authorization(),
+            checkpoint: [version.subresource()],
+        }
+    }
+
+    /// With the feature gate KubeletFineGrainedAuthz on or off, whatever the version.
     #[must_use]
     pub fn fine_grained(self, fine_grained: bool) -> Self {
         Self { fine_grained, ..self }
     }
 
     /// The subresources of a path, in the order they are tried.
-    fn subresources(&self, path: &str) -> &'static [&'static str] {
+    fn subresources(&self, path: &str) -> &[&'static str] {
         let below = |parents: &[&str]| parents.iter().any(|parent| is_subpath(path, parent));
         if below(&["/stats"]) {
             &["stats"]
@@ -45,7 +58,7 @@ impl NodeAttributes {
         } else if below(&["/logs"]) {
             &["log"]
         } else if below(&["/checkpoint"]) {
-            &["checkpoint"]
+            &self.checkpoint
         } else if below(&["/statusz"]) {
             &["statusz"]
         } else if below(&["/flagz"]) {
@@ -87,6 +100,23 @@ impl RequestAttributes for NodeAttributes {
             path: path.to_owned(),
         };
         self.subresources(path).iter().map(attributes).collect()
+    }
+}
+
+/// The second check, which the kubelet lacks: `create pods/checkpoint` of that pod, in its
+/// namespace. Without it, whoever may checkpoint one container of a node may checkpoint all.
+pub fn pod_attributes(user: &User, target: &Target, path: &str) -> Attributes {
+    Attributes {
+        user: user.clone(),
+        verb: "create",
+        api_group: "",
+        api_version: "v1",
+        resource: "pods",
+        subresource: "checkpoint",
+        name: target.pod.clone(),
+        namespace: target.namespace.clone(),
+        resource_request: true,
+        path: path.to_owned(),
     }
 }
 

@@ -21,6 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::authn::Credential;
+use crate::authz::Attributes;
 
 pub(crate) use checkpoints::{CheckpointMetrics, Course, Phase};
 pub(crate) use exposition::Format;
@@ -52,6 +53,7 @@ struct AuthenticationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AuthorizationLabels {
     decision: &'static str,
+    resource: &'static str,
     subresource: &'static str,
 }
 
@@ -89,7 +91,7 @@ impl Metrics {
         let authorization = Family::<AuthorizationLabels, Counter>::default();
         registry.register(
             "cryopod_authorization",
-            "Requests by the outcome of authorization and the node's subresource asked for",
+            "Decisions of authorization, by outcome and what was asked for",
             authorization.clone(),
         );
         let audit_failures = Counter::default();
@@ -129,8 +131,12 @@ impl Metrics {
     }
 
     /// `decision`: `allowed`, `denied` or `error`.
-    pub(crate) fn authorized(&self, decision: &'static str, subresource: &'static str) {
-        let labels = AuthorizationLabels { decision, subresource };
+    pub(crate) fn authorized(&self, decision: &'static str, of: &Attributes) {
+        let labels = AuthorizationLabels {
+            decision,
+            resource: of.resource,
+            subresource: of.subresource,
+        };
         self.authorization.get_or_create(&labels).inc();
     }
 
@@ -148,6 +154,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::{NodeAttributes, RequestAttributes as _};
 
     #[test]
     fn what_has_no_value_yet_is_absent_and_the_build_is_always_there() {
@@ -160,13 +167,17 @@ mod tests {
         metrics.certificate_ends(7);
         metrics.authenticated(Some(Credential::Token));
         metrics.authenticated(None);
-        metrics.authorized("denied", "checkpoint");
+        let node = NodeAttributes::new("n");
+        let user = crate::authn::User::anonymous();
+        let all = node.attributes(&user, &::http::Method::POST, "/checkpoint/a/b/c");
+        metrics.authorized("denied", &all[0]);
         let text = metrics.expose(Format::Text);
         for line in [
             "cryopod_serving_certificate_expiration_timestamp_seconds 7",
             "cryopod_authentication_total{result=\"success\",credential=\"token\"} 1",
             "cryopod_authentication_total{result=\"failure\",credential=\"none\"} 1",
-            "cryopod_authorization_total{decision=\"denied\",subresource=\"checkpoint\"} 1",
+            "cryopod_authorization_total{decision=\"denied\",resource=\"nodes\",\
+             subresource=\"checkpoint\"} 1",
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line} in\n{text}");
         }

@@ -14,9 +14,10 @@ use tracing::Instrument as _;
 
 use crate::audit::{self, Audit, Record, RequestId};
 use crate::authn::{Chain, Presented, User};
-use crate::authz::{Authorizer, Decision, RequestAttributes};
+use crate::authz::{Attributes, Authorizer, Decision, RequestAttributes, pod_attributes};
 use crate::checkpoint::{Checkpointer, Target};
 use crate::health::Health;
+use crate::kubernetes_version::KubernetesVersion;
 use crate::metrics::{self, Format, Metrics};
 use crate::reply::{self, Reply};
 use crate::routes::{self, Landing, Prefix, Selection};
@@ -32,6 +33,10 @@ pub(super) struct Door {
     pub(super) attributes: Arc<dyn RequestAttributes>,
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) checkpointer: Checkpointer,
+    /// Whose texts are spoken.
+    pub(super) version: KubernetesVersion,
+    /// Whether `create pods/checkpoint` is needed, too.
+    pub(super) authorize_pods: bool,
     /// Whether the checkpoint route exists.
     pub(super) registered: bool,
     pub(super) health: Arc<Health>,
@@ -147,6 +152,12 @@ impl Door {
             }
         };
         record.target(&target);
+        if self.authorize_pods {
+            let needed = pod_attributes(user, &target, path);
+            if let Err(refusal) = self.permit(&[needed], peer, record).await {
+                return refusal;
+            }
+        }
         let query = request.uri().query().map(str::to_owned);
         let body = request.into_body();
         let made = tokio::select! {
@@ -219,6 +230,16 @@ impl Door {
     ) -> Result<User, Reply> {
         let all = self.attributes.attributes(&user, request.method(), path);
         record.user(&user, all.first().map_or("", |first| first.verb));
+        self.permit(&all, peer, record).await.map(|()| user)
+    }
+
+    /// Authorization: one of these must be allowed.
+    async fn permit(
+        &self,
+        all: &[Attributes],
+        peer: SocketAddr,
+        record: &mut Record,
+    ) -> Result<(), Reply> {
         let Some(first) = all.first() else {
             record.result("forbidden");
             return Err(reply::text(
@@ -226,12 +247,13 @@ impl Door {
                 "Authorization error: could not determine attributes for request",
             ));
         };
-        for attributes in &all {
+        let user = &first.user;
+        for attributes in all {
             match self.authorizer.authorize(attributes).await {
                 Ok(Decision::Allow) => {
-                    self.metrics.authorized("allowed", attributes.subresource);
+                    self.metrics.authorized("allowed", attributes);
                     record.result("allowed");
-                    return Ok(user);
+                    return Ok(());
                 }
                 Ok(Decision::Deny | Decision::NoOpinion) => {}
                 Err(error) => {
@@ -239,7 +261,7 @@ impl Door {
                         %peer, user = user.name, error = &*error as &dyn std::error::Error,
                         "authorization failed"
                     );
-                    self.metrics.authorized("error", attributes.subresource);
+                    self.metrics.authorized("error", attributes);
                     record.result("authorization_error");
                     return Err(reply::text(
                         StatusCode::INTERNAL_SERVER_ERROR,
@@ -251,21 +273,15 @@ impl Door {
                 }
             }
         }
-        self.metrics.authorized("denied", first.subresource);
+        self.metrics.authorized("denied", first);
         record.result("forbidden");
         let subresources: Vec<&str> = all.iter().map(|one| one.subresource).collect();
-        let subresources = subresources.join(" ");
         tracing::warn!(
-            %peer, user = user.name, groups = ?user.groups,
-            "forbidden: needs {} on {}/{}", first.verb, first.resource, subresources
+            %peer, user = user.name, groups = ?user.groups, cure = self.authorizer.cure(first),
+            "forbidden: needs {} on {}/{}", first.verb, first.resource, subresources.join(" ")
         );
-        Err(reply::text(
-            StatusCode::FORBIDDEN,
-            format!(
-                "Forbidden (user={}, verb={}, resource={}, subresource(s)=[{subresources}])\n",
-                user.name, first.verb, first.resource
-            ),
-        ))
+        let text = self.version.forbidden(&user.name, first.verb, first.resource, &subresources);
+        Err(reply::text(StatusCode::FORBIDDEN, text))
     }
 }
 

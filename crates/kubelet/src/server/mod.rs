@@ -28,6 +28,7 @@ use crate::authz::{
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
 use crate::health::Health;
+use crate::kubernetes_version::KubernetesVersion;
 use crate::metrics::Metrics;
 use crate::runtime::{Counted, Runtime};
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
@@ -63,6 +64,11 @@ pub struct Options {
     pub anonymous: bool,
     /// `--authorization-mode`.
     pub authorization: AuthorizationMode,
+    /// Whether `create pods/checkpoint` in the pod's namespace is needed beside the right to the
+    /// node's endpoint, which alone opens every container of the node. The kubelet lacks this.
+    pub authorize_pods: bool,
+    /// Whose texts and attributes: the version of the cluster.
+    pub kubernetes_version: KubernetesVersion,
     /// `--feature-gates`.
     pub feature_gates: FeatureGates,
     /// `--enable-debugging-handlers`, of which the checkpoint route is one.
@@ -92,6 +98,8 @@ impl Options {
             client_ca_file: None,
             anonymous: false,
             authorization: AuthorizationMode::default(),
+            authorize_pods: false,
+            kubernetes_version: KubernetesVersion::default(),
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
@@ -289,8 +297,9 @@ impl Server {
             AuthorizationMode::ClientCertificates => Arc::new(ClientCertificates { anonymous }),
             AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
         });
-        let attributes =
-            delegates.attributes.unwrap_or_else(|| Arc::new(NodeAttributes::new(&*node_name)));
+        let attributes = delegates.attributes.unwrap_or_else(|| {
+            Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
+        });
 
         let audit_file = match options.audit_log {
             Some(path) => Some(
@@ -340,6 +349,8 @@ impl Server {
             attributes,
             authorizer,
             checkpointer,
+            version: options.kubernetes_version,
+            authorize_pods: options.authorize_pods,
             registered,
             health: Arc::clone(&health),
             audit: Audit::new(audit_file, Arc::clone(&metrics)),

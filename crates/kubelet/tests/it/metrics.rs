@@ -220,8 +220,8 @@ async fn outcomes_of_both_judges_and_the_certificate_are_there() {
     for series in [
         "cryopod_authentication_total{result=\"success\",credential=\"anonymous\"}",
         "cryopod_authentication_total{result=\"failure\",credential=\"none\"}",
-        "cryopod_authorization_total{decision=\"allowed\",subresource=\"checkpoint\"}",
-        "cryopod_authorization_total{decision=\"allowed\",subresource=\"metrics\"}",
+        "cryopod_authorization_total{decision=\"allowed\",resource=\"nodes\",subresource=\"checkpoint\"}",
+        "cryopod_authorization_total{decision=\"allowed\",resource=\"nodes\",subresource=\"metrics\"}",
     ] {
         assert_eq!(value(&text, series), Some(1.0), "{series}");
     }
