@@ -26,6 +26,7 @@ mod reply;
 pub mod routes;
 pub mod runtime;
 pub mod server;
+pub mod store;
 pub mod timeout;
 pub mod tls;
 
@@ -34,6 +35,7 @@ use std::pin::Pin;
 pub use feature_gates::FeatureGates;
 pub use runtime::{CriRuntime, Runtime};
 pub use server::{AuthorizationMode, Delegates, Limits, Options, Server, StartError};
+pub use store::{Store, StoreError};
 
 /// A future behind a trait object, so that the seams of this crate can be trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
