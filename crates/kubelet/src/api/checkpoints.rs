@@ -84,9 +84,7 @@ pub(super) fn events(
 
 fn watch(board: &Board, id: &str) -> Result<watch::Receiver<Progress>, Problem> {
     board.watch(id).ok_or_else(|| {
-        Problem::not_found(format!(
-            "no checkpoint {id} is under way or ended a short while ago"
-        ))
+        Problem::not_found(format!("no checkpoint {id} is under way or ended a short while ago"))
     })
 }
 

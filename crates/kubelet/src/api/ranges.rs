@@ -133,9 +133,24 @@ mod tests {
     #[test]
     fn what_is_no_single_valid_range_is_no_range() {
         for text in [
-            "", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=5", "bytes=5-4", "bytes=a-b",
-            "bytes=+1-2", "bytes=1- 2", "bytes=1-2-3", "bytes=--5", "bytes=0x1-2", "lines=1-2",
-            "bytes=0-1,5-6", "bytes=-1,-2", "1-2", "bytes=\u{661}-\u{662}",
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=,",
+            "bytes=-",
+            "bytes=5",
+            "bytes=5-4",
+            "bytes=a-b",
+            "bytes=+1-2",
+            "bytes=1- 2",
+            "bytes=1-2-3",
+            "bytes=--5",
+            "bytes=0x1-2",
+            "lines=1-2",
+            "bytes=0-1,5-6",
+            "bytes=-1,-2",
+            "1-2",
+            "bytes=\u{661}-\u{662}",
         ] {
             assert_eq!(at(text, 1000), Wanted::Whole, "{text:?}");
         }

@@ -109,6 +109,7 @@ const fn problem(status: u16, description: &'static str) -> Answer {
     Answer { status, description, content: Content::Problem }
 }
 
+const IN_USE: Answer = problem(409, "It is being written, read or deleted.");
 const NO_ARCHIVE: Answer = problem(404, "There is no archive of that name.");
 const NO_CHECKPOINT: Answer =
     problem(404, "No checkpoint of that id is under way or ended a short while ago.");
@@ -150,7 +151,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         query: &[],
         headers: &[],
         body: None,
-        answers: &[ok("The archive.", "ArchiveDescription"), NO_ARCHIVE],
+        answers: &[ok("The archive.", "ArchiveDescription"), NO_ARCHIVE, IN_USE],
     },
     Operation {
         action: Action::DeleteArchive,
@@ -184,7 +185,10 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         query: &[],
         headers: &[
             text("Range", "`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT`."),
-            text("If-Range", "The range is only given if the archive is still the one of this tag."),
+            text(
+                "If-Range",
+                "The range is only given if the archive is still the one of this tag.",
+            ),
             text("If-None-Match", "Answered with 304 if the archive is still the one of this tag."),
         ],
         body: None,
@@ -197,6 +201,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
                 content: Content::Empty,
             },
             NO_ARCHIVE,
+            IN_USE,
             problem(416, "The archive ends before the range."),
         ],
     },
@@ -215,6 +220,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         answers: &[
             Answer { status: 204, description: "It is pinned.", content: Content::Empty },
             NO_ARCHIVE,
+            IN_USE,
         ],
     },
     Operation {
@@ -232,6 +238,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         answers: &[
             Answer { status: 204, description: "It is not pinned.", content: Content::Empty },
             NO_ARCHIVE,
+            problem(409, "Another program keeps the pin, and would set it again."),
         ],
     },
     Operation {

@@ -19,13 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::api::Api;
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
-use crate::runtime::Runtime;
+use crate::progress::Board;
+use crate::runtime::{Restorer, Runtime};
+use crate::store::{Store, StoreError};
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
@@ -144,6 +147,8 @@ pub struct Delegates {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// In place of [`NodeAttributes`].
     pub attributes: Option<Arc<dyn RequestAttributes>>,
+    /// Lets containers go on from archives; without one, nobody can ask for it.
+    pub restorer: Option<Arc<dyn Restorer>>,
 }
 
 impl fmt::Debug for Delegates {
@@ -152,6 +157,7 @@ impl fmt::Debug for Delegates {
             .field("authenticators", &self.authenticators.len())
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
+            .field("restorer", &self.restorer.is_some())
             .finish()
     }
 }
@@ -203,6 +209,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder of the archives is no folder.
+    #[error("the folder of the archives")]
+    Store(#[from] StoreError),
     /// The address is taken or not ours.
     #[error("cannot listen on {address}")]
     Listen {
@@ -223,6 +232,8 @@ pub struct Server {
     certificate: Arc<ServingCertificate>,
     door: Arc<Door>,
     limits: Limits,
+    /// Dropped when the server stops.
+    stop: watch::Sender<()>,
 }
 
 impl Server {
@@ -293,7 +304,10 @@ impl Server {
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
         let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
-        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        let (stop, stopped) = watch::channel(());
+        let store = Store::at(&folder)?;
+        let api = Api::new(store, Board::default(), delegates.restorer, stopped);
+        let door = Door { chain, attributes, authorizer, checkpointer, api, registered };
         Ok(Self {
             listener,
             address,
@@ -301,6 +315,7 @@ impl Server {
             certificate,
             door: Arc::new(door),
             limits,
+            stop,
         })
     }
 
@@ -317,7 +332,8 @@ impl Server {
     /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
     /// within [`Limits::shutdown`], and what is left is cancelled.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let (stop, stopped) = watch::channel(());
+        let stop = self.stop;
+        let stopped = stop.subscribe();
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {

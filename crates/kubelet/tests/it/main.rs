@@ -4,10 +4,12 @@
 
 mod authentication;
 mod authorization;
+mod beyond;
 mod client;
 mod connections;
 mod cri;
 mod pki;
+mod restores;
 mod runs;
 mod stage;
 mod start;
