@@ -1,8 +1,6 @@
 //! Archives of the node: list, describe, delete, pin.
 
-use std::sync::Arc;
-
-use cryopod_archive::{Archive, MAX_METADATA, MetadataError, names};
+use cryopod_archive::{Archive, MetadataError, names};
 use serde::Serialize;
 
 use super::problem::Problem;
@@ -24,10 +22,10 @@ pub(super) struct ArchiveList {
     left_out: usize,
 }
 
-/// The answer to a description.
+/// One archive with what is inside.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ArchiveDescription {
+pub struct ArchiveDescription {
     #[serde(flatten)]
     stored: Stored,
     #[serde(flatten)]
@@ -99,36 +97,52 @@ pub(super) async fn list(store: &Store, query: &Query) -> Result<ArchiveList, Pr
     Ok(ArchiveList { items, left_out })
 }
 
-/// One archive with what is inside. One that cannot be read is told as the list tells it.
-pub(super) async fn describe(store: &Store, name: &str) -> Result<ArchiveDescription, Problem> {
-    let stored = store.find(name).await.map_err(|error| problem(&error))?;
+/// One archive with what is inside. One that cannot be read says why, as in a list.
+///
+/// # Errors
+/// As [`Store::find`] and [`Store::open`].
+pub async fn describe(store: &Store, name: &str) -> Result<ArchiveDescription, StoreError> {
+    let mut stored = store.find(name).await?;
     if stored.unreadable.is_some() {
         return Ok(ArchiveDescription { stored, inside: None });
     }
-    let reading = Arc::new(store.open(name).await.map_err(|error| problem(&error))?);
+    let reading = store.open(name).await?;
     let path = stored.path.clone();
     let ours = stored.is_ours();
     let read = move || {
-        let file = reading.file().try_clone()?;
-        let inside = Archive::from_file(file, &path)
-            .map_err(MetadataError::from)
-            .and_then(|archive| look(&archive, ours));
-        drop(reading);
-        Ok::<_, std::io::Error>(inside)
+        let archive = Archive::from_file(reading.file().try_clone().map_err(text)?, &path);
+        let archive = archive.map_err(text)?;
+        // The lease goes last.
+        let inside = look(&archive, ours).map_err(text);
+        drop((archive, reading));
+        inside
     };
-    let failed = |error: &dyn std::error::Error| {
-        tracing::warn!(archive = name, error, "an archive cannot be described");
-        Problem::new(
-            http::StatusCode::INTERNAL_SERVER_ERROR,
-            format!("archive {name} cannot be read now: try again"),
-        )
+    let inside = match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(inside)) => Some(inside),
+        Ok(Err(why)) => {
+            tracing::warn!(archive = name, why, "an archive cannot be described");
+            stored.unreadable = Some(why);
+            None
+        }
+        Err(error) => {
+            tracing::error!(archive = name, %error, "reading an archive broke off");
+            stored.unreadable = Some("reading it broke off".to_owned());
+            None
+        }
     };
-    match tokio::task::spawn_blocking(read).await {
-        Ok(Ok(Ok(inside))) => Ok(ArchiveDescription { stored, inside: Some(inside) }),
-        Ok(Ok(Err(error))) => Err(failed(&error)),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(error) => Err(failed(&error)),
+    Ok(ArchiveDescription { stored, inside })
+}
+
+/// An error with its causes, on one line.
+fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
     }
+    text
 }
 
 fn look(archive: &Archive, ours: bool) -> Result<Inside, MetadataError> {
@@ -187,7 +201,7 @@ pub(super) fn problem(error: &StoreError) -> Problem {
         StoreError::Name { .. } | StoreError::Missing { .. } => {
             Problem::not_found(error.to_string())
         }
-        StoreError::InUse { .. } | StoreError::Pinned { .. } | StoreError::Held { .. } => {
+        StoreError::InUse { .. } | StoreError::Pinned { .. } | StoreError::PinnedBy { .. } => {
             Problem::new(StatusCode::CONFLICT, error.to_string())
         }
         StoreError::Folder { .. } | StoreError::Io { .. } => {

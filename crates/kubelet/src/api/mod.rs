@@ -41,6 +41,7 @@ use query::Query;
 use restore::Restores;
 use table::Action;
 
+pub use archives::{ArchiveDescription, describe};
 pub use table::{ARCHIVES, CONTENT, PREFIX, PROGRESS, RESTORE, rules};
 
 pub(crate) use problem::Problem;
@@ -112,7 +113,8 @@ impl Api {
         Ok(match operation.action {
             Action::ListArchives => json(StatusCode::OK, &archives::list(store, &query).await?),
             Action::DescribeArchive => {
-                json(StatusCode::OK, &archives::describe(store, &argument).await?)
+                let described = describe(store, &argument).await.map_err(refused)?;
+                json(StatusCode::OK, &described)
             }
             Action::Download => {
                 let reading = store.open(&argument).await.map_err(refused)?;

@@ -199,7 +199,7 @@ async fn prepare(
             .and_then(|archive| Ok((archive.summary()?.identity, Shape::of(&archive)?)));
         Ok::<_, std::io::Error>((read, reading, path))
     };
-    let broken = |error: &dyn std::error::Error| {
+    let broken = |error: &(dyn std::error::Error + 'static)| {
         tracing::error!(error, "an archive to restore from");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the archive cannot be read now: try again")
     };
