@@ -25,7 +25,9 @@ use crate::authz::{
 };
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
+use crate::retention::Keeper;
 use crate::runtime::Runtime;
+use crate::store::{Store, StoreError};
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
@@ -67,6 +69,9 @@ pub struct Options {
     pub runtime_request_timeout: Duration,
     /// What one client can hold.
     pub limits: Limits,
+    /// Told of each new archive; it must be run elsewhere, and be over the folder `checkpoints`
+    /// of the root folder.
+    pub keeper: Option<Keeper>,
 }
 
 impl Options {
@@ -87,6 +92,7 @@ impl Options {
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
             limits: Limits::default(),
+            keeper: None,
         }
     }
 }
@@ -203,6 +209,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder of the archives is none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The address is taken or not ours.
     #[error("cannot listen on {address}")]
     Listen {
@@ -292,8 +301,14 @@ impl Server {
                 .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
-        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
-        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        let keeper = options.keeper;
+        let store = match &keeper {
+            Some(keeper) => keeper.store().clone(),
+            None => Store::at(&folder)?,
+        };
+        let checkpointer =
+            Checkpointer::new(runtime, &folder, options.runtime_request_timeout).with_store(store);
+        let door = Door { chain, attributes, authorizer, checkpointer, keeper, registered };
         Ok(Self {
             listener,
             address,

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod archives;
 mod authentication;
 mod authorization;
 mod client;
 mod connections;
 mod cri;
 mod pki;
+mod retention;
 mod runs;
+mod small;
 mod stage;
 mod start;
 mod statuses;
