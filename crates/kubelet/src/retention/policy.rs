@@ -412,3 +412,111 @@ own_bounds! {
     NamespacePolicy: |policy| policy.retain_orphan,
     NodePolicy: |_| None,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let mut error: &dyn std::error::Error = &Retention::from_yaml(text).unwrap_err();
+        let mut said = error.to_string();
+        while let Some(cause) = error.source() {
+            said = format!("{said}: {cause}");
+            error = cause;
+        }
+        said
+    }
+
+    #[test]
+    fn an_operators_object_is_taken_whole_or_by_its_spec() {
+        let spec = "
+checkpointDirectory: /var/lib/kubelet/checkpoints
+applyPoliciesImmediately: true
+globalPolicy:
+  retainOrphan: true
+  maxCheckpointsPerNamespace: 50
+  maxCheckpointsPerPod: 30
+  maxCheckpointsPerContainer: 10
+  maxCheckpointSize: 10Gi
+  maxTotalSizePerNamespace: \"1000Gi\"
+  maxTotalSizePerPod: 500M
+  maxTotalSizePerContainer: 107374182400
+  uploadToExternalStorage: false
+containerPolicies:
+- {namespace: n, pod: p, container: c, maxCheckpoints: 5, maxCheckpointSize: 6Mi,
+   maxTotalSize: 20Mi, retainOrphan: false}
+podPolicies:
+- {namespace: n, pod: p, maxCheckpoints: 10}
+namespacePolicies:
+- {namespace: n, maxCheckpoints: 15, maxTotalSize: 1Ti}
+externalStorage: {backend: s3, bucket: b, secretRef: {name: x}}
+";
+        let by_spec = Retention::from_yaml(spec).unwrap();
+        let indented = spec.replace('\n', "\n  ");
+        let whole = format!(
+            "apiVersion: criu.org/v1\nkind: CheckpointRestoreOperator\nmetadata:\n  name: x\n\
+             spec:\n  {indented}"
+        );
+        assert_eq!(Retention::from_yaml(&whole).unwrap(), by_spec);
+        let global = &by_spec.global_policy;
+        assert_eq!(global.max_checkpoints_per_pod, Some(30));
+        assert_eq!(global.max_checkpoint_size, Some(Size(10 << 30)));
+        assert_eq!(global.max_total_size_per_namespace, Some(Size(1000 << 30)));
+        assert_eq!(global.max_total_size_per_pod, Some(Size(500_000_000)));
+        assert_eq!(global.max_total_size_per_container, Some(Size(100 << 30)));
+        assert!(by_spec.drops_orphans() && !by_spec.is_empty());
+    }
+
+    #[test]
+    fn our_own_fields_are_read_and_written_as_they_were() {
+        let text = "
+globalPolicy: {maxAge: 30d, maxCheckpointSize: 1.001k}
+nodePolicy: {minFree: 12.5%, maxCheckpoints: 7, maxTotalSize: 200Gi, maxAge: 1w2d}
+interval: 5m
+";
+        let made = Retention::from_yaml(text).unwrap();
+        assert_eq!(made.node_policy.min_free, Some(MinFree::Share(1250)));
+        assert_eq!(made.interval, Some(Age::from_secs(300)));
+        let json = serde_json::to_string(&made).unwrap();
+        assert_eq!(Retention::from_yaml(&json).unwrap(), made);
+        assert!(json.contains(r#""maxAge":"1w2d""#) && !json.contains("retainOrphan"), "{json}");
+    }
+
+    #[test]
+    fn nothing_said_is_nothing_deleted() {
+        for text in ["", "# nothing\n", "{}", "globalPolicy: {}"] {
+            assert!(Retention::from_yaml(text).unwrap().is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_meant_is_refused_by_name() {
+        for (text, parts) in [
+            ("globalPolicy: {maxCheckpointsPerContaner: 3}", &["maxCheckpointsPerContaner"][..]),
+            ("globalPolicy: {maxCheckpointSize: 10}", &["10Mi", "MB"]),
+            ("globalPolicy: {maxCheckpointSize: 10GB}", &["10GB", "10Gi"]),
+            ("globalPolicy: {maxCheckpointsPerPod: -1}", &["-1"]),
+            ("nodePolicy: {maxAge: 7}", &["7", "7d"]),
+            ("nodePolicy: {minFree: 100%}", &["100%", "10%"]),
+            ("podPolicies: [{namespace: n}]", &["podPolicies[0] has no pod"]),
+            (
+                "namespacePolicies: [{namespace: n}, {namespace: m}, {namespace: n}]",
+                &["namespacePolicies[2] is for n, which has a policy already"],
+            ),
+            (
+                "containerPolicies: [{namespace: n, pod: p, container: c}, \
+                 {namespace: n, pod: p, container: c}]",
+                &["containerPolicies[1] is for n/p/c"],
+            ),
+            ("- 1", &["understood"]),
+            ("spec: {x: 1}\nkind: X\napiVersion: y", &["x"]),
+        ] {
+            let said = error(text);
+            for part in parts {
+                assert!(said.contains(part), "{text}: {said}");
+            }
+        }
+        let missing = Retention::from_file(std::path::Path::new("/no/such/file.yaml"));
+        assert!(missing.unwrap_err().to_string().contains("/no/such/file.yaml"));
+    }
+}

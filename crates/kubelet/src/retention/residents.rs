@@ -79,3 +79,64 @@ impl Census for RuntimeCensus {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{CheckpointCall, Container, RpcError, Sandbox};
+
+    struct Fixed;
+
+    impl Runtime for Fixed {
+        fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<Sandbox>, RpcError>> {
+            let sandbox = |id: &str, pod: &str| Sandbox {
+                id: id.into(),
+                pod: pod.into(),
+                namespace: "n".into(),
+                uid: String::new(),
+                ready: false,
+                created_at: 0,
+            };
+            Box::pin(async move { Ok(vec![sandbox("1", "p"), sandbox("2", "empty")]) })
+        }
+
+        fn containers(&self) -> BoxFuture<'_, Result<Vec<Container>, RpcError>> {
+            let container = |name: &str, sandbox_id: &str| Container {
+                id: name.into(),
+                sandbox_id: sandbox_id.into(),
+                name: name.into(),
+                running: false,
+                created_at: 0,
+            };
+            Box::pin(async move { Ok(vec![container("c", "1"), container("lost", "3")]) })
+        }
+
+        fn checkpoint(&self, _: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {
+            Box::pin(async { Err(RpcError::deadline_exceeded()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_the_runtime_knows_exists_in_whatever_state() {
+        let residents = RuntimeCensus(Arc::new(Fixed)).residents().await.unwrap();
+        let container = |pod: &str, container: &str| {
+            Scope::Container(Identity {
+                namespace: "n".into(),
+                pod: pod.into(),
+                container: container.into(),
+            })
+        };
+        let pod = |pod: &str| Scope::Pod { namespace: "n".into(), pod: pod.into() };
+        for (scope, gone) in [
+            (container("p", "c"), false),
+            (container("p", "other"), true),
+            (container("empty", "c"), true),
+            (pod("empty"), false),
+            (pod("other"), true),
+            (Scope::Namespace("other".into()), false),
+            (Scope::Node, false),
+        ] {
+            assert_eq!(residents.are_without(&scope), gone, "{scope}");
+        }
+    }
+}

@@ -145,7 +145,7 @@ async fn restart_again_and_again(folder: &Path, policy: &str, done: Arc<AtomicUs
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn checkpoints_downloads_and_restarts_at_once_leave_what_the_policy_keeps() {
     const KEPT: usize = 3;
-    const MADE: usize = 30;
+    const MADE: usize = 20;
     let policy = format!("globalPolicy: {{maxCheckpointsPerContainer: {KEPT}}}");
     let folder = tempfile::tempdir().unwrap();
     let keeper = keeper(folder.path(), &policy);
@@ -234,7 +234,7 @@ async fn deletes_by_others_in_between_leave_no_more_than_the_limits() {
             }
         }
     });
-    make(folder.path(), keeper.clone(), 0..25).await;
+    make(folder.path(), keeper.clone(), 0..15).await;
     done.store(0, Ordering::Relaxed);
     reader.await.unwrap();
     deleter.await.unwrap();
@@ -423,7 +423,7 @@ async fn a_process_killed_in_the_middle_loses_nothing_that_the_policy_keeps() {
         let text = std::fs::read_to_string(folder.path().join("made")).unwrap_or_default();
         text.lines().count()
     };
-    for round in 1..=6 {
+    for round in 1..=4 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "retention::the_process_that_is_killed", "--ignored"])
             .env(FOLDER, folder.path())
