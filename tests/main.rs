@@ -22,4 +22,5 @@ mod elsewhere;
 mod https;
 mod images;
 mod probes;
+mod retention;
 mod statuses;

@@ -1,6 +1,8 @@
 //! Exit codes: what a script can tell apart. `--help` lists them.
 
 use cryopod_cri::{Code, CriError};
+use cryopod_kubelet::StoreError;
+use cryopod_kubelet::retention::RetentionError;
 
 use crate::target::TargetError;
 
@@ -40,6 +42,19 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                     TargetError::Missing { .. } => NOT_FOUND,
                     TargetError::NotRunning { .. } => REFUSED,
                 });
+            }
+            if let Some(error) = cause.downcast_ref::<StoreError>() {
+                return Some(match error {
+                    StoreError::Name { .. } => USAGE,
+                    StoreError::Missing { .. } => NOT_FOUND,
+                    StoreError::InUse { .. }
+                    | StoreError::Pinned { .. }
+                    | StoreError::PinnedBy { .. } => REFUSED,
+                    StoreError::Folder { .. } | StoreError::Io { .. } => FAILED,
+                });
+            }
+            if cause.is::<RetentionError>() {
+                return Some(USAGE);
             }
             cause.downcast_ref::<CriError>().map(|error| match error.code() {
                 Code::InvalidArgument | Code::OutOfRange => USAGE,

@@ -9,7 +9,6 @@ mod counter;
 mod cri_server;
 mod demo;
 mod exit;
-mod identity;
 mod print;
 mod quantity;
 mod reference;

@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
+use cryopod_archive::{Archive, MetadataError};
 use cryopod_cri::v1;
 use serde::Deserialize;
 
-use crate::identity::{IdentityError, read_spec};
 use crate::quantity::bytes_text;
 
 /// The parts of an OCI spec that matter here.
@@ -65,8 +65,8 @@ struct Pids {
 }
 
 /// Reads it from an archive.
-pub(crate) fn read(path: &Path) -> Result<Shape, IdentityError> {
-    read_spec(path)
+pub(crate) fn read(path: &Path) -> Result<Shape, MetadataError> {
+    Archive::open(path)?.spec()
 }
 
 impl Shape {

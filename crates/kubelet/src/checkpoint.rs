@@ -18,6 +18,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use crate::location::{LocationError, Locations};
 use crate::pods::Snapshot;
 use crate::runtime::{CheckpointCall, RpcError, Runtime};
+use crate::store::Store;
 use crate::timeout::{self, BadTimeout};
 
 /// A container as the request names it.
@@ -101,6 +102,8 @@ pub struct Checkpointer {
     /// The timeout of a request that names none, and the least there is.
     default_timeout: Duration,
     turns: Turns,
+    /// Told which names are being written.
+    store: Option<Store>,
 }
 
 impl fmt::Debug for Checkpointer {
@@ -120,7 +123,13 @@ impl Checkpointer {
             locations: Locations::new(folder),
             default_timeout,
             turns: Turns::default(),
+            store: None,
         }
+    }
+
+    /// With a store over the folder: what a runtime still writes is hidden from it.
+    pub fn with_store(self, store: Store) -> Self {
+        Self { store: Some(store), ..self }
     }
 
     /// Makes an archive and returns its absolute path. `query` is the request's query string.
@@ -173,6 +182,8 @@ impl Checkpointer {
             timeout::effective(requested, self.default_timeout).ok_or(Failure::NegativeTimeout)?;
         let location = self.locations.reserve(namespace, pod, container, &Zoned::now()).await?;
         let path = location.path().to_owned();
+        let name = Path::new(&path).file_name().and_then(|name| name.to_str());
+        let _writing = self.store.as_ref().zip(name).map(|(store, name)| store.writing(name));
         tracing::info!(%target, container_id, path, timeout_seconds, "checkpoint begins");
         let call = self.runtime.checkpoint(CheckpointCall {
             container_id,

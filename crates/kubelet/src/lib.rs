@@ -25,6 +25,7 @@ mod pods;
 pub mod progress;
 mod reload;
 mod reply;
+pub mod retention;
 pub mod routes;
 pub mod runtime;
 pub mod server;
@@ -35,6 +36,7 @@ pub mod tls;
 use std::pin::Pin;
 
 pub use feature_gates::FeatureGates;
+pub use retention::{Keeper, Retention};
 pub use runtime::{CriRuntime, Restorer, Runtime};
 pub use server::{AuthorizationMode, Delegates, Limits, Options, Server, StartError};
 pub use store::{Store, StoreError};

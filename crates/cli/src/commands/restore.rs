@@ -2,20 +2,20 @@
 //! archive's path makes the runtime restore it.
 
 use anyhow::Context;
+use cryopod_archive::{Archive, Identity};
 use cryopod_cri::v1;
 
 use super::run::{PodPlace, start};
 use super::{connect, mount, namespaces};
 use crate::args::{Network, Output, RestoreArgs};
 use crate::exit::Refused;
-use crate::identity::{self, Identity};
 use crate::print::{self, Progress};
 use crate::reference::Reference;
 use crate::shape;
 
 pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     let archive = std::path::absolute(&args.archive).context("the archive's path")?;
-    let identity = chosen(args, identity::read(&archive)?)?;
+    let identity = chosen(args, Archive::open(&archive)?.identity()?)?;
     let mounts = args.mount.iter().map(|text| mount(text)).collect::<anyhow::Result<Vec<_>>>()?;
     let shape = shape::read(&archive)?;
     print::note(format_args!(
@@ -71,16 +71,20 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The names to use: those given, and for the rest the archive's.
-fn chosen(args: &RestoreArgs, archive: Identity) -> Result<Identity, Refused> {
-    let choose = |given: &Option<String>, stored: String, option: &str| {
-        let name = given.clone().unwrap_or(stored);
-        if name.is_empty() {
-            return Err(Refused { reason: format!("the archive does not say: give {option}") });
-        }
-        Ok(name)
+/// The names to use.
+struct Names {
+    namespace: String,
+    pod: String,
+    container: String,
+}
+
+/// Those given, and for the rest the archive's.
+fn chosen(args: &RestoreArgs, archive: Identity) -> Result<Names, Refused> {
+    let choose = |given: &Option<String>, stored: Option<String>, option: &str| {
+        let name = given.clone().or(stored).filter(|name| !name.is_empty());
+        name.ok_or_else(|| Refused { reason: format!("the archive does not say: give {option}") })
     };
-    Ok(Identity {
+    Ok(Names {
         namespace: choose(&args.namespace, archive.namespace, "--namespace")?,
         pod: choose(&args.pod, archive.pod, "--pod")?,
         container: choose(&args.name, archive.container, "--name")?,

@@ -16,6 +16,7 @@ use cryopod_cri::client::{REPORT_KEY, STOP_KEY, WITH_IMAGE_KEY};
 use cryopod_cri::v1::image_service_server::ImageService;
 use cryopod_cri::v1::runtime_service_server::RuntimeService;
 use cryopod_cri::{MAX_MESSAGE, v1};
+use cryopod_kubelet::Keeper;
 use cryopod_runtime::{
     CancelToken, CheckpointOptions, ErrorKind, ImageSource, Runtime, RuntimeError,
 };
@@ -57,11 +58,13 @@ pub(crate) struct Places {
 pub(crate) struct Service {
     runtime: Runtime,
     places: Places,
+    /// Told of each new archive.
+    keeper: Option<Keeper>,
 }
 
 impl Service {
-    pub(crate) fn new(runtime: Runtime, places: Places) -> Self {
-        Self { runtime, places }
+    pub(crate) fn new(runtime: Runtime, places: Places, keeper: Option<Keeper>) -> Self {
+        Self { runtime, places, keeper }
     }
 
     /// Runs a blocking operation on a thread of its own. It goes on to its end when the caller is
@@ -425,6 +428,9 @@ impl RuntimeService for Service {
             .blocking(move |rt| rt.checkpoint_container(&request.container_id, &location, &options))
             .await?;
         drop(guard);
+        if let Some(keeper) = &self.keeper {
+            keeper.notify();
+        }
         let mut response = Response::new(v1::CheckpointContainerResponse {});
         if let Ok(report) = serde_json::to_vec(&report) {
             response.metadata_mut().insert_bin(REPORT_KEY, MetadataValue::from_bytes(&report));

@@ -15,6 +15,7 @@ use crate::authn::{Chain, Presented, User};
 use crate::authz::{Authorizer, Decision, RequestAttributes};
 use crate::checkpoint::{Checkpointer, Target};
 use crate::reply::{self, Reply};
+use crate::retention::Keeper;
 use crate::routes::{self, Landing, Selection};
 
 /// How much of a request's body is taken in, to be able to see the client hang up.
@@ -26,6 +27,7 @@ pub(super) struct Door {
     pub(super) attributes: Arc<dyn RequestAttributes>,
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) checkpointer: Checkpointer,
+    pub(super) keeper: Option<Keeper>,
     pub(super) api: Api,
     /// Whether the checkpoint route exists.
     pub(super) registered: bool,
@@ -87,6 +89,9 @@ impl Door {
         match made {
             Ok(path) => {
                 tracing::info!(%peer, user = user.name, %target, path, "checkpoint done");
+                if let Some(keeper) = &self.keeper {
+                    keeper.notify();
+                }
                 reply::items(&[&path])
             }
             Err(error) => {

@@ -27,6 +27,7 @@ use crate::authz::{
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
 use crate::progress::Board;
+use crate::retention::Keeper;
 use crate::runtime::{Restorer, Runtime};
 use crate::store::{Store, StoreError};
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
@@ -70,6 +71,9 @@ pub struct Options {
     pub runtime_request_timeout: Duration,
     /// What one client can hold.
     pub limits: Limits,
+    /// Told of each new archive; it must be run elsewhere, and be over the folder `checkpoints`
+    /// of the root folder.
+    pub keeper: Option<Keeper>,
 }
 
 impl Options {
@@ -90,6 +94,7 @@ impl Options {
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
             limits: Limits::default(),
+            keeper: None,
         }
     }
 }
@@ -209,8 +214,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The folder of the archives is no folder.
-    #[error("the folder of the archives")]
+    /// The folder of the archives is none.
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The address is taken or not ours.
     #[error("cannot listen on {address}")]
@@ -303,11 +308,16 @@ impl Server {
                 .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
-        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
+        let keeper = options.keeper;
+        let store = match &keeper {
+            Some(keeper) => keeper.store().clone(),
+            None => Store::at(&folder)?,
+        };
+        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout)
+            .with_store(store.clone());
         let (stop, stopped) = watch::channel(());
-        let store = Store::at(&folder)?;
         let api = Api::new(store, Board::default(), delegates.restorer, stopped);
-        let door = Door { chain, attributes, authorizer, checkpointer, api, registered };
+        let door = Door { chain, attributes, authorizer, checkpointer, keeper, api, registered };
         Ok(Self {
             listener,
             address,

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::marker::Marker;
 use super::reading::Reading;
 use super::stored::{Cache, Inside, Stamp, Stored};
-use super::{ARCHIVE_SUFFIX, PIN_SUFFIX};
+use super::{ARCHIVE_SUFFIX, Disk, PIN_SUFFIX};
 
 /// How often a reader asks for a lock that a deleter or a writer holds: they need it for moments.
 const LOCK_TRIES: u32 = 100;
@@ -119,7 +119,7 @@ fn needed(owners: &[String]) -> String {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Told when a lease ends.
+    /// Told when a lease or a pin ends.
     pub(super) released: Notify,
     cache: Mutex<Cache>,
     /// Readings of this process, by device and inode.
@@ -153,7 +153,17 @@ impl Folder {
         &self.path
     }
 
-    pub(super) fn list(self: &Arc<Self>) -> Result<Vec<Stored>, StoreError> {
+    pub(super) fn disk(&self) -> Result<Disk, StoreError> {
+        let stat = rustix::fs::statvfs(&self.path).map_err(|errno| StoreError::Folder {
+            path: self.path.clone(),
+            action: "ask how full its disk is",
+            source: errno.into(),
+        })?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Disk { total: bytes(stat.f_blocks), available: bytes(stat.f_bavail) })
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let failed =
             |source| StoreError::Folder { path: self.path.clone(), action: "read it", source };
         let entries = match std::fs::read_dir(&self.path) {
@@ -326,8 +336,7 @@ impl Folder {
 
     /// Whether a path is the name of that very file.
     fn is_at(&self, path: &Path, meta: &Metadata) -> bool {
-        path.symlink_metadata()
-            .is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
+        path.symlink_metadata().is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino()))
     }
 
     pub(super) fn end_lease(&self, file: &File, stamp: Stamp) {

@@ -46,7 +46,9 @@ impl Marker {
         match self.path.symlink_metadata() {
             Ok(_) => Ok(true),
             // A name that no file can have has no marker either.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) =>
+            {
                 Ok(false)
             }
             Err(error) => Err(error),

@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 
 pub use folder::{Held, StoreError};
 pub use marker::PIN_SUFFIX;
@@ -36,6 +36,21 @@ pub const ARCHIVE_SUFFIX: &str = ".tar";
 #[derive(Clone)]
 pub struct Store {
     folder: Arc<Folder>,
+    /// Who deletes.
+    deleting: Arc<AsyncMutex<()>>,
+}
+
+/// The right to delete, which one task of this process has at a time.
+#[derive(Debug)]
+pub(crate) struct Alone(#[expect(dead_code, reason = "held, not looked at")] OwnedMutexGuard<()>);
+
+/// The disk a folder is on, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// All of it.
+    pub total: u64,
+    /// What can still be written by who is not root.
+    pub available: u64,
 }
 
 /// While it lives, the name is being written: nobody sees, reads or deletes it.
@@ -52,7 +67,8 @@ impl Store {
     /// [`StoreError::Folder`] when the path is something else than a folder, or cannot be made
     /// absolute.
     pub fn at(folder: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Ok(Self { folder: Arc::new(Folder::new(folder.as_ref())?) })
+        let folder = Arc::new(Folder::new(folder.as_ref())?);
+        Ok(Self { folder, deleting: Arc::default() })
     }
 
     /// The folder, absolute.
@@ -72,7 +88,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Folder`] when the folder cannot be read.
     pub async fn list(&self) -> Result<Vec<Stored>, StoreError> {
-        self.blocking(Folder::list).await
+        self.blocking(|folder| folder.list()).await
     }
 
     /// One archive.
@@ -101,8 +117,27 @@ impl Store {
     /// [`StoreError::Name`], [`StoreError::Missing`], [`StoreError::Io`]; [`StoreError::InUse`]
     /// when it is being read or written, [`StoreError::Pinned`] when it is pinned.
     pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        let alone = self.alone().await;
+        self.delete_alone(name, &alone).await
+    }
+
+    /// Waits until nobody else of this process deletes.
+    pub(crate) async fn alone(&self) -> Alone {
+        Alone(Arc::clone(&self.deleting).lock_owned().await)
+    }
+
+    /// [`Store::delete`] by who has the right to.
+    pub(crate) async fn delete_alone(&self, name: &str, _: &Alone) -> Result<(), StoreError> {
         let name = name.to_owned();
         self.blocking(move |folder| folder.delete(&name)).await
+    }
+
+    /// The disk the folder is on.
+    ///
+    /// # Errors
+    /// [`StoreError::Folder`].
+    pub async fn disk(&self) -> Result<Disk, StoreError> {
+        self.blocking(|folder| folder.disk()).await
     }
 
     /// Pins an archive: it is not deleted until it is unpinned. The answer is whether it was not
@@ -125,7 +160,11 @@ impl Store {
     /// only set it again.
     pub async fn unpin(&self, name: &str) -> Result<bool, StoreError> {
         let name = name.to_owned();
-        self.blocking(move |folder| folder.unpin(&name)).await
+        let gone = self.blocking(move |folder| folder.unpin(&name)).await?;
+        if gone {
+            self.folder.released.notify_one();
+        }
+        Ok(gone)
     }
 
     /// Says that a runtime writes an archive of that name in place, until the answer is dropped.
@@ -135,7 +174,7 @@ impl Store {
         Writing { folder: Arc::clone(&self.folder), name: name.to_owned() }
     }
 
-    /// Told each time a [`Reading`] ends: an archive that could not be deleted may be now.
+    /// Told when a [`Reading`] or a pin ends: what could not be deleted may be now.
     #[must_use]
     pub fn released(&self) -> &Notify {
         &self.folder.released

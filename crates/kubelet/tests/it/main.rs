@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod archives;
 mod authentication;
 mod authorization;
 mod beyond;
@@ -10,7 +11,9 @@ mod connections;
 mod cri;
 mod pki;
 mod restores;
+mod retention;
 mod runs;
+mod small;
 mod stage;
 mod start;
 mod statuses;
