@@ -1,7 +1,8 @@
 //! The kubelet's HTTPS side: routes, authentication, authorization, TLS.
 //!
 //! One endpoint, `POST /checkpoint/{namespace}/{pod}/{container}`, answered byte for byte as a
-//! kubelet answers it. What stands behind it is any CRI runtime, reached through [`Runtime`].
+//! kubelet answers it. What stands behind it is any CRI runtime, reached through [`Runtime`]. What
+//! goes beyond it is below a prefix of its own ([`api`]).
 //!
 //! A request travels: TLS ([`tls`], client certificates asked for but not judged) -> [`routes`]
 //! (clean path, known prefix) -> [`authn`] (who is it) -> [`authz`] (may they) -> method and
@@ -14,6 +15,7 @@
 //! checkpoint route to a caller that it has not authenticated, unless anonymous access was asked
 //! for by name.
 
+pub mod api;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
@@ -35,7 +37,7 @@ use std::pin::Pin;
 
 pub use feature_gates::FeatureGates;
 pub use retention::{Keeper, Retention};
-pub use runtime::{CriRuntime, Runtime};
+pub use runtime::{CriRuntime, Restorer, Runtime};
 pub use server::{AuthorizationMode, Delegates, Limits, Options, Server, StartError};
 pub use store::{Store, StoreError};
 

@@ -11,6 +11,9 @@ use http::Method;
 /// The route's prefix.
 pub const CHECKPOINT: &str = "checkpoint";
 
+/// The prefix of what goes beyond the kubelet ([`crate::api`]).
+pub const CRYOPOD: &str = "cryopod";
+
 /// What the outer layer does with a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Landing {
@@ -22,6 +25,8 @@ pub enum Landing {
     Redirect { status: u16, location: String },
     /// Behind the door; the decoded path goes on to authentication.
     Guarded { path: String },
+    /// Behind the door, below [`CRYOPOD`]; `None` for a bad escape.
+    Beyond { path: Option<String> },
 }
 
 /// What the inner layer does with a decoded path.
@@ -40,7 +45,14 @@ pub enum Selection {
 /// The outer layer. `registered` is whether the checkpoint route exists (feature gate on and
 /// debugging handlers enabled).
 pub fn land(method: &Method, path: &str, query: Option<&str>, registered: bool) -> Landing {
-    let Some(decoded) = unescape(path.as_bytes(), false) else { return Landing::BadRequest };
+    let decoded = unescape(path.as_bytes(), false);
+    let below = path.strip_prefix('/').and_then(|rest| rest.strip_prefix(CRYOPOD));
+    if registered && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        // Nothing is redirected there: a path is right or it is not there.
+        let path = decoded.map(|path| String::from_utf8_lossy(&path).into_owned());
+        return Landing::Beyond { path };
+    }
+    let Some(decoded) = decoded else { return Landing::BadRequest };
     let with_query = |path: &str| match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -201,6 +213,18 @@ mod tests {
         assert_eq!(post("/checkpoint/%zz/b/c"), Landing::BadRequest);
         assert_eq!(post("/checkpoint/a/b/%2"), Landing::BadRequest);
         assert_eq!(post("/nowhere/%"), Landing::BadRequest);
+    }
+
+    #[test]
+    fn below_our_own_prefix_nothing_is_redirected() {
+        let beyond = |path: &str| Landing::Beyond { path: Some(path.to_owned()) };
+        assert_eq!(post("/cryopod/v1/archives"), beyond("/cryopod/v1/archives"));
+        assert_eq!(post("/cryopod"), beyond("/cryopod"));
+        assert_eq!(post("/cryopod//v1/../x"), beyond("/cryopod//v1/../x"));
+        assert_eq!(post("/cryopod/v1/archives/a%2Fb"), beyond("/cryopod/v1/archives/a/b"));
+        assert_eq!(post("/cryopod/v1/%zz"), Landing::Beyond { path: None });
+        assert_eq!(post("/cryopods"), Landing::NotFound);
+        assert_eq!(land(&Method::GET, "/cryopod/v1", None, false), Landing::NotFound);
     }
 
     fn found(namespace: &str, pod: &str, container: &str) -> Selection {

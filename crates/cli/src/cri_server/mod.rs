@@ -31,7 +31,7 @@ use status::{from_error, invalid};
 pub(crate) const RUNTIME_NAME: &str = "cryopod";
 
 /// Key of [`Places`] in the answer to a verbose Status.
-pub(crate) const PLACES_KEY: &str = "cryopod";
+pub(crate) use cryopod_cri::client::PLACES_KEY;
 
 /// Bytes of output an ExecSync answers: what a client that takes messages of the usual size can
 /// receive, less the frame around it.

@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::Attributes;
+use crate::api::{self, Selection};
 use crate::authn::User;
 
 /// Works out what a request asks for. Several attributes are tried in order until one is
@@ -12,7 +13,8 @@ pub trait RequestAttributes: Send + Sync {
     fn attributes(&self, user: &User, method: &Method, path: &str) -> Vec<Attributes>;
 }
 
-/// The kubelet's rule: a path under `/checkpoint` is `nodes/checkpoint`, and nothing else.
+/// The kubelet's rule: a path under `/checkpoint` is `nodes/checkpoint`, and nothing else. What goes
+/// beyond the kubelet has an attribute for each operation ([`crate::api::rules`]).
 #[derive(Clone, Debug)]
 pub struct NodeAttributes {
     node: String,
@@ -27,16 +29,20 @@ impl NodeAttributes {
 
 impl RequestAttributes for NodeAttributes {
     fn attributes(&self, user: &User, method: &Method, path: &str) -> Vec<Attributes> {
-        if !is_subpath(path, "/checkpoint") {
+        let (verb, subresource) = if is_subpath(path, "/checkpoint") {
+            let verb = match *method {
+                Method::POST => "create",
+                Method::GET => "get",
+                Method::PUT => "update",
+                Method::PATCH => "patch",
+                Method::DELETE => "delete",
+                _ => "",
+            };
+            (verb, "checkpoint")
+        } else if let Selection::Found(found) = api::select(method, path) {
+            (found.operation.verb, found.operation.subresource)
+        } else {
             return Vec::new();
-        }
-        let verb = match *method {
-            Method::POST => "create",
-            Method::GET => "get",
-            Method::PUT => "update",
-            Method::PATCH => "patch",
-            Method::DELETE => "delete",
-            _ => "",
         };
         vec![Attributes {
             user: user.clone(),
@@ -44,7 +50,7 @@ impl RequestAttributes for NodeAttributes {
             api_group: "",
             api_version: "v1",
             resource: "nodes",
-            subresource: "checkpoint",
+            subresource,
             name: self.node.clone(),
             namespace: String::new(),
             resource_request: true,
@@ -124,8 +130,34 @@ mod tests {
     }
 
     #[test]
+    fn each_operation_beyond_the_kubelet_has_its_own() {
+        let rows = [
+            (Method::GET, "archives", "list nodes/checkpointarchives"),
+            (Method::GET, "archives/a.tar", "get nodes/checkpointarchives"),
+            (Method::HEAD, "archives/a.tar", "get nodes/checkpointarchives"),
+            (Method::DELETE, "archives/a.tar", "delete nodes/checkpointarchives"),
+            (Method::GET, "archives/a.tar/content", "get nodes/checkpointcontent"),
+            (Method::HEAD, "archives/a.tar/content", "get nodes/checkpointcontent"),
+            (Method::PUT, "archives/a.tar/pin", "update nodes/checkpointarchives"),
+            (Method::DELETE, "archives/a.tar/pin", "update nodes/checkpointarchives"),
+            (Method::GET, "checkpoints", "list nodes/checkpointprogress"),
+            (Method::GET, "checkpoints/1", "get nodes/checkpointprogress"),
+            (Method::GET, "checkpoints/1/events", "get nodes/checkpointprogress"),
+            (Method::POST, "restore", "create nodes/checkpointrestore"),
+            (Method::GET, "openapi.json", "get nodes/checkpointprogress"),
+        ];
+        for (method, path, expected) in rows {
+            let path = format!("/cryopod/v1/{path}");
+            let all = NodeAttributes::new("n").attributes(&User::anonymous(), &method, &path);
+            let [one] = all.as_slice() else { panic!("{path}: {all:?}") };
+            let rule = format!("{} {}/{}", one.verb, one.resource, one.subresource);
+            assert_eq!((&*rule, &*one.name, &*one.path), (expected, "n", &*path), "{method}");
+        }
+    }
+
+    #[test]
     fn other_paths_have_no_attributes() {
-        for path in ["/", "/checkpoints", "/Checkpoint/a/b/c", "/pods"] {
+        for path in ["/", "/checkpoints", "/Checkpoint/a/b/c", "/pods", "/cryopod/v1", "/cryopod"] {
             let all = NodeAttributes::new("n").attributes(&User::anonymous(), &Method::GET, path);
             assert!(all.is_empty(), "{path}");
         }

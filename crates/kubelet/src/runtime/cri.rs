@@ -21,6 +21,14 @@ impl CriRuntime {
     pub fn new(client: Client, timeout: Duration) -> Self {
         Self { client, timeout }
     }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
 }
 
 impl Runtime for CriRuntime {

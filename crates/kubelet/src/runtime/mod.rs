@@ -5,6 +5,7 @@
 //! or, where that is missing, the kubelet's labels.
 
 mod cri;
+mod restore;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::BoxFuture;
 
 pub use cri::CriRuntime;
 pub use cryopod_cri::Code;
+pub use restore::{Caller, RestoreCall, RestoreError, Restored, Restorer, Shape, Waiting};
 
 /// A pod sandbox, as far as looking up a pod needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]

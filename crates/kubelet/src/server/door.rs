@@ -10,6 +10,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 
+use crate::api::{self, Api, Problem};
 use crate::authn::{Chain, Presented, User};
 use crate::authz::{Authorizer, Decision, RequestAttributes};
 use crate::checkpoint::{Checkpointer, Target};
@@ -27,6 +28,7 @@ pub(super) struct Door {
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) checkpointer: Checkpointer,
     pub(super) keeper: Option<Keeper>,
+    pub(super) api: Api,
     /// Whether the checkpoint route exists.
     pub(super) registered: bool,
 }
@@ -58,6 +60,9 @@ impl Door {
                 return reply::redirect(method, status, &location);
             }
             Landing::Guarded { path } => path,
+            Landing::Beyond { path } => {
+                return self.beyond(request, path, certificates, peer).await;
+            }
         };
         let presented = Presented { headers: request.headers(), certificates };
         let user = match self.admit(&request, &path, presented, peer).await {
@@ -100,6 +105,40 @@ impl Door {
         }
     }
 
+    /// Answers what goes beyond the kubelet: who it is first, then what is asked for, then whether
+    /// they may. Nothing is told by a path or a method alone, so those are right before that.
+    async fn beyond(
+        &self,
+        request: Request<Incoming>,
+        path: Option<String>,
+        certificates: &[CertificateDer<'static>],
+        peer: SocketAddr,
+    ) -> Reply {
+        let presented = Presented { headers: request.headers(), certificates };
+        let shown = path.as_deref().unwrap_or(request.uri().path());
+        let user = match self.authenticate(shown, presented, peer).await {
+            Ok(user) => user,
+            Err(refusal) => return refusal,
+        };
+        let Some(path) = path else {
+            return Problem::bad_request("the path has a broken percent escape").reply();
+        };
+        let found = match api::select(request.method(), &path) {
+            api::Selection::NotFound => {
+                let text = format!("there is nothing at {path}: see {}/openapi.json", api::PREFIX);
+                return Problem::not_found(text).reply();
+            }
+            api::Selection::MethodNotAllowed { allow } => {
+                return Problem::method_not_allowed(&allow).reply();
+            }
+            api::Selection::Found(found) => found,
+        };
+        match self.authorize(user, &request, &path, peer).await {
+            Ok(user) => self.api.answer(found, request, &user, peer).await,
+            Err(refusal) => refusal,
+        }
+    }
+
     /// Authentication, then authorization: the user, or the refusal.
     async fn admit(
         &self,
@@ -108,10 +147,30 @@ impl Door {
         presented: Presented<'_>,
         peer: SocketAddr,
     ) -> Result<User, Reply> {
+        let user = self.authenticate(path, presented, peer).await?;
+        self.authorize(user, request, path, peer).await
+    }
+
+    async fn authenticate(
+        &self,
+        path: &str,
+        presented: Presented<'_>,
+        peer: SocketAddr,
+    ) -> Result<User, Reply> {
         let Some(user) = self.chain.authenticate(presented).await else {
             tracing::warn!(%peer, path, "not authenticated");
             return Err(reply::text(StatusCode::UNAUTHORIZED, "Unauthorized"));
         };
+        Ok(user)
+    }
+
+    async fn authorize(
+        &self,
+        user: User,
+        request: &Request<Incoming>,
+        path: &str,
+        peer: SocketAddr,
+    ) -> Result<User, Reply> {
         let all = self.attributes.attributes(&user, request.method(), path);
         let Some(first) = all.first() else {
             return Err(reply::text(

@@ -19,14 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::api::Api;
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
 use crate::checkpoint::Checkpointer;
 use crate::feature_gates::FeatureGates;
+use crate::progress::Board;
 use crate::retention::Keeper;
-use crate::runtime::Runtime;
+use crate::runtime::{Restorer, Runtime};
 use crate::store::{Store, StoreError};
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
 
@@ -150,6 +152,8 @@ pub struct Delegates {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// In place of [`NodeAttributes`].
     pub attributes: Option<Arc<dyn RequestAttributes>>,
+    /// Lets containers go on from archives; without one, nobody can ask for it.
+    pub restorer: Option<Arc<dyn Restorer>>,
 }
 
 impl fmt::Debug for Delegates {
@@ -158,6 +162,7 @@ impl fmt::Debug for Delegates {
             .field("authenticators", &self.authenticators.len())
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
+            .field("restorer", &self.restorer.is_some())
             .finish()
     }
 }
@@ -232,6 +237,8 @@ pub struct Server {
     certificate: Arc<ServingCertificate>,
     door: Arc<Door>,
     limits: Limits,
+    /// Dropped when the server stops.
+    stop: watch::Sender<()>,
 }
 
 impl Server {
@@ -306,9 +313,11 @@ impl Server {
             Some(keeper) => keeper.store().clone(),
             None => Store::at(&folder)?,
         };
-        let checkpointer =
-            Checkpointer::new(runtime, &folder, options.runtime_request_timeout).with_store(store);
-        let door = Door { chain, attributes, authorizer, checkpointer, keeper, registered };
+        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout)
+            .with_store(store.clone());
+        let (stop, stopped) = watch::channel(());
+        let api = Api::new(store, Board::default(), delegates.restorer, stopped);
+        let door = Door { chain, attributes, authorizer, checkpointer, keeper, api, registered };
         Ok(Self {
             listener,
             address,
@@ -316,6 +325,7 @@ impl Server {
             certificate,
             door: Arc::new(door),
             limits,
+            stop,
         })
     }
 
@@ -332,7 +342,8 @@ impl Server {
     /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
     /// within [`Limits::shutdown`], and what is left is cancelled.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let (stop, stopped) = watch::channel(());
+        let stop = self.stop;
+        let stopped = stop.subscribe();
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {

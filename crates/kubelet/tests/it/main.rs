@@ -5,10 +5,12 @@
 mod archives;
 mod authentication;
 mod authorization;
+mod beyond;
 mod client;
 mod connections;
 mod cri;
 mod pki;
+mod restores;
 mod retention;
 mod runs;
 mod small;
