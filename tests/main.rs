@@ -17,6 +17,7 @@ mod crash;
 mod cri;
 mod cuts;
 mod demo;
+mod deploy;
 mod doors;
 mod elsewhere;
 mod https;
