@@ -2,7 +2,7 @@
 
 use crate::harness::{cryopod, stderr, stdout};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
     "serve",
     "run",
     "ps",
@@ -12,6 +12,9 @@ const COMMANDS: [&str; 12] = [
     "exec",
     "checkpoint",
     "list",
+    "prune",
+    "pin",
+    "unpin",
     "restore",
     "demo",
     "version",

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use cryopod_kubelet::retention::{Age, MinFree, Size};
 
 use crate::quantity::{Bytes, Cpus};
+use crate::remote::{DeleteArgs, DescribeArgs, DownloadArgs, KubectlArgs, ServerArgs};
 use crate::target::Target;
 
 /// Socket of `cryopod serve` unless told otherwise.
@@ -58,6 +60,20 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// List checkpoint archives.
     List(ListArgs),
+    /// Describe a checkpoint archive.
+    Describe(DescribeArgs),
+    /// Fetch a checkpoint archive from a node.
+    Download(DownloadArgs),
+    /// Delete checkpoint archives.
+    Delete(DeleteArgs),
+    /// Take a checkpoint by the API server: `kubectl checkpoint`, when called as kubectl-checkpoint.
+    KubectlCheckpoint(Box<KubectlArgs>),
+    /// Delete checkpoint archives that limits do not keep, the oldest first.
+    Prune(Box<PruneArgs>),
+    /// Protect checkpoint archives from retention.
+    Pin(PinArgs),
+    /// Take the protection of `pin` away.
+    Unpin(PinArgs),
     /// Let a container go on from a checkpoint archive.
     Restore(Box<RestoreArgs>),
     /// Show the whole way: serve, run, checkpoint over HTTPS, kill, restore.
@@ -158,6 +174,10 @@ pub(crate) struct ServeArgs {
     /// Socket of another CRI runtime to use instead of the embedded one
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// Policies (YAML) by which old archives are deleted; see `cryopod prune --help`. Without them
+    /// none ever is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) retention_policy: Option<PathBuf>,
     /// Name of this node in authorization; the host's name unless given
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
@@ -361,6 +381,8 @@ The archive holds everything the container's memory held: keys, tokens and passw
 pub(crate) struct CheckpointArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
     pub(crate) target: Target,
     /// Give up after so many seconds; the container goes on then
@@ -383,15 +405,108 @@ pub(crate) struct CheckpointArgs {
 #[command(after_help = "\
 Examples:
   cryopod list
-  cryopod list --dir /mnt/usb --output json")]
+  cryopod list --dir /mnt/usb --output json
+
+PINNED archives are those that `cryopod prune` and the server's retention never delete.")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Folder to look in; the node's folder of checkpoints unless given
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod prune --keep-per-container 3 --dry-run
+      Show what would go, and why.
+  cryopod prune --max-age 7d --min-free 10%
+      Delete what is older than a week; then, while less than a tenth of the disk is free, the
+      oldest of the rest, all of it if need be.
+  cryopod prune --policy retention.yaml
+      Policies per container, pod and namespace, in the words of checkpoint-restore-operator:
+        globalPolicy: {maxCheckpointsPerContainer: 10, maxTotalSizePerNamespace: 50Gi}
+        podPolicies: [{namespace: default, pod: counter, maxCheckpoints: 3}]
+        nodePolicy: {minFree: 10%, maxAge: 30d}
+      Options given besides go over the file's. `cryopod serve --retention-policy` keeps to the
+      same file by itself.
+
+The oldest go first, no more than needed. Pinned archives count and stay. What is being read goes
+later, and what is no archive is left alone. The most specific policy of an archive is the only one
+that counts, apart from nodePolicy, which is for all.")]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Delete nothing, only say what would be
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+    /// Folder to work on; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+/// What is kept. At least one limit, lest nothing to do be taken for everything done.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct LimitArgs {
+    /// Keep so many archives of each container
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_container: Option<u64>,
+    /// Keep so many archives of each pod
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_pod: Option<u64>,
+    /// Keep so many archives of each namespace
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_namespace: Option<u64>,
+    /// Keep so many archives in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep: Option<u64>,
+    /// Keep no archive that is bigger, such as 10Gi
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<Size>,
+    /// Keep no more than that in all, such as 200Gi
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_total_size: Option<Size>,
+    /// Keep no archive that is older, such as 36h, 7d or 4w
+    #[arg(long, value_name = "AGE")]
+    pub(crate) max_age: Option<Age>,
+    /// Keep so much of the disk free, such as 10% or 50Gi
+    #[arg(long, value_name = "SHARE|SIZE")]
+    pub(crate) min_free: Option<MinFree>,
+    /// Keep to the policies of a YAML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod pin checkpoint-counter_default-counter-2026-11-22T10:00:00Z.tar
+  cryopod pin /mnt/usb/redis.tar
+
+A pin is a file NAME.tar.keep beside the archive, the one that checkpoint-restore-operator looks for:
+`touch` makes it as well, and what is written in it does not matter. Pinned archives count for every
+limit and are never deleted by one.")]
+pub(crate) struct PinArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Names of archives, as `cryopod list` has them, or paths
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archives: Vec<PathBuf>,
+    /// Folder of those that are named without one; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -405,6 +520,8 @@ and the host's network are given here, or not at all.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// The archive
     pub(crate) archive: PathBuf,
     /// Name of the container; the archive's unless given

@@ -49,6 +49,10 @@ pub const WITH_IMAGE_KEY: &str = "cryopod-with-image";
 /// JSON.
 pub const REPORT_KEY: &str = "cryopod-report-bin";
 
+/// Key in the `info` of the verbose Status of `cryopod serve`: where it keeps things, as JSON. Another
+/// runtime has no such key.
+pub const PLACES_KEY: &str = "cryopod";
+
 /// Options of our own runtime for a checkpoint; another runtime does not see them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointOptions {

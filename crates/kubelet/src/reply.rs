@@ -5,9 +5,20 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 
-pub(crate) type Reply = Response<Full<Bytes>>;
+use crate::BoxError;
+
+/// A body that is there whole, or comes piece by piece.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+pub(crate) type Reply = Response<Body>;
+
+/// A body that is there whole.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -16,7 +27,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 fn reply(status: StatusCode, body: String, headers: &[(HeaderName, HeaderValue)]) -> Reply {
     // Said here, because an empty h2 answer would go without.
     let length = HeaderValue::from(body.len());
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    let mut reply = Response::new(whole(body));
     reply.headers_mut().insert(CONTENT_LENGTH, length);
     *reply.status_mut() = status;
     for (name, value) in headers {
@@ -108,7 +119,6 @@ pub(crate) fn items(paths: &[&str]) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt as _;
 
     async fn body(reply: Reply) -> String {
         String::from_utf8(reply.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()

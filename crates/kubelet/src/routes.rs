@@ -11,7 +11,11 @@ use http::Method;
 /// The route's prefix.
 pub const CHECKPOINT: &str = "checkpoint";
 
-/// The paths this server knows, by what answers them. All are behind the door.
+/// The prefix of what goes beyond the kubelet ([`crate::api`]).
+pub const CRYOPOD: &str = "cryopod";
+
+/// The paths of a kubelet's kind that this server knows, by what answers them. All are behind the
+/// door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {
     /// `/checkpoint/…`, the kubelet's own route; 404 and 405 below it are [`select`]'s.
@@ -29,8 +33,8 @@ impl Prefix {
     /// the route.
     #[must_use]
     pub fn counted(registered: bool) -> &'static [&'static str] {
-        const NAMES: [&str; 4] = [CHECKPOINT, "metrics", "healthz", "readyz"];
-        if registered { &NAMES } else { &NAMES[1..] }
+        const NAMES: [&str; 5] = [CHECKPOINT, CRYOPOD, "metrics", "healthz", "readyz"];
+        if registered { &NAMES } else { &NAMES[2..] }
     }
 
     /// What answers a path of these decoded segments; `registered` is for the checkpoint route.
@@ -68,6 +72,8 @@ pub enum Landing {
     Redirect { status: u16, location: String },
     /// Behind the door; the decoded path goes on to authentication.
     Guarded { prefix: Prefix, path: String },
+    /// Behind the door, below [`CRYOPOD`]; `None` for a bad escape.
+    Beyond { path: Option<String> },
 }
 
 /// What the inner layer does with a decoded path.
@@ -86,7 +92,14 @@ pub enum Selection {
 /// The outer layer. `registered` is whether the checkpoint route exists (feature gate on and
 /// debugging handlers enabled).
 pub fn land(method: &Method, path: &str, query: Option<&str>, registered: bool) -> Landing {
-    let Some(decoded) = unescape(path.as_bytes(), false) else { return Landing::BadRequest };
+    let decoded = unescape(path.as_bytes(), false);
+    let below = path.strip_prefix('/').and_then(|rest| rest.strip_prefix(CRYOPOD));
+    if registered && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        // Nothing is redirected there: a path is right or it is not there.
+        let path = decoded.map(|path| String::from_utf8_lossy(&path).into_owned());
+        return Landing::Beyond { path };
+    }
+    let Some(decoded) = decoded else { return Landing::BadRequest };
     let with_query = |path: &str| match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -282,6 +295,18 @@ mod tests {
         assert_eq!(post("/checkpoint/%zz/b/c"), Landing::BadRequest);
         assert_eq!(post("/checkpoint/a/b/%2"), Landing::BadRequest);
         assert_eq!(post("/nowhere/%"), Landing::BadRequest);
+    }
+
+    #[test]
+    fn below_our_own_prefix_nothing_is_redirected() {
+        let beyond = |path: &str| Landing::Beyond { path: Some(path.to_owned()) };
+        assert_eq!(post("/cryopod/v1/archives"), beyond("/cryopod/v1/archives"));
+        assert_eq!(post("/cryopod"), beyond("/cryopod"));
+        assert_eq!(post("/cryopod//v1/../x"), beyond("/cryopod//v1/../x"));
+        assert_eq!(post("/cryopod/v1/archives/a%2Fb"), beyond("/cryopod/v1/archives/a/b"));
+        assert_eq!(post("/cryopod/v1/%zz"), Landing::Beyond { path: None });
+        assert_eq!(post("/cryopods"), Landing::NotFound);
+        assert_eq!(land(&Method::GET, "/cryopod/v1", None, false), Landing::NotFound);
     }
 
     fn found(namespace: &str, pod: &str, container: &str) -> Selection {

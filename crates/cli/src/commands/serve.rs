@@ -6,14 +6,15 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
 use cryopod_kubelet::audit::Audit;
-use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
+use cryopod_kubelet::retention::{Census, RuntimeCensus};
+use cryopod_kubelet::{CriRuntime, Delegates, Keeper, Options, Retention, Server, Store};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -42,7 +43,10 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let (stop_https, https_stopping) = watch::channel(false);
     let (stop_cri, cri_stopping) = watch::channel(false);
 
-    let https = https_door(args).await?;
+    let checkpoints = make_checkpoints(&args.root_dir)?;
+    let runtime = runtime(args)?;
+    let keeper = keeper(args, &checkpoints, &runtime)?;
+    let https = https_door(args, runtime, keeper.clone()).await?;
     let address = https.as_ref().map(Server::local_addr);
     if let Some(server) = &https {
         tokio::spawn(reopen_on_hangup(server.audit())?);
@@ -60,8 +64,12 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             info!(%endpoint, "using another runtime");
             tokio::spawn(std::future::pending())
         }
-        None => tokio::spawn(embedded(args, address, stopped(cri_stopping)).await?),
+        None => tokio::spawn(embedded(args, address, keeper.clone(), stopped(cri_stopping)).await?),
     };
+    // Ended with the program, at whatever point: it has no state.
+    if let Some(keeper) = keeper {
+        tokio::spawn(async move { keeper.run().await });
+    }
     let mut https = tokio::spawn(async move {
         match https {
             Some(server) => {
@@ -136,15 +144,51 @@ async fn stopped(mut flag: watch::Receiver<bool>) {
     flag.wait_for(|stop| *stop).await.ok();
 }
 
-/// Opens the HTTPS door, unless nobody could come in by it.
-async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
-    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
-    let checkpoints = args.root_dir.join(CHECKPOINTS);
+/// Makes the folder of archives.
+fn make_checkpoints(root_dir: &Path) -> anyhow::Result<PathBuf> {
+    let checkpoints = root_dir.join(CHECKPOINTS);
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&checkpoints)
         .with_context(|| format!("make folder {}", checkpoints.display()))?;
+    Ok(checkpoints)
+}
+
+/// The runtime's socket; our own runtime too is reached by it: one way for every runtime.
+fn runtime(args: &ServeArgs) -> anyhow::Result<Arc<CriRuntime>> {
+    let endpoint = match &args.container_runtime_endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => std::path::absolute(&args.socket)
+            .context("--socket")?
+            .to_str()
+            .context("--socket: the path is not UTF-8")?
+            .to_owned(),
+    };
+    let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
+    let timeout = Options::new("").runtime_request_timeout;
+    Ok(Arc::new(CriRuntime::new(client, timeout)))
+}
+
+/// Who keeps the folder of archives within its policies, if there are any.
+fn keeper(
+    args: &ServeArgs,
+    checkpoints: &Path,
+    runtime: &Arc<CriRuntime>,
+) -> anyhow::Result<Option<Keeper>> {
+    let Some(path) = &args.retention_policy else { return Ok(None) };
+    let retention = Retention::from_file(path).context("--retention-policy")?;
+    let census: Arc<dyn Census> = Arc::new(RuntimeCensus(Arc::clone(runtime) as _));
+    Ok(Some(Keeper::new(Store::at(checkpoints)?, retention, Some(census))))
+}
+
+/// Opens the HTTPS door, unless nobody could come in by it.
+async fn https_door(
+    args: &ServeArgs,
+    runtime: Arc<CriRuntime>,
+    keeper: Option<Keeper>,
+) -> anyhow::Result<Option<Server>> {
+    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
     if args.client_ca_file.is_none() && !args.anonymous_auth {
         warn!(
             "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
@@ -163,20 +207,9 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
     options.audit_log.clone_from(&args.audit_log);
     options.healthz_bind =
         args.healthz_port.map(|port| SocketAddr::new(args.healthz_bind_address, port));
-    // Our own runtime too is reached by its socket: one way for every runtime.
-    let endpoint = match &args.container_runtime_endpoint {
-        Some(endpoint) => endpoint.clone(),
-        None => std::path::absolute(&args.socket)
-            .context("--socket")?
-            .to_str()
-            .context("--socket: the path is not UTF-8")?
-            .to_owned(),
-    };
-    let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
-    let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let server = Server::bind(options, Arc::new(runtime), Delegates::default())
-        .await
-        .context("open the HTTPS door")?;
+    options.keeper = keeper;
+    let delegates = Delegates { restorer: Some(runtime.clone()), ..Delegates::default() };
+    let server = Server::bind(options, runtime, delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
 }
 
@@ -189,6 +222,7 @@ fn host_name() -> String {
 async fn embedded<S: Future<Output = ()>>(
     args: &ServeArgs,
     https: Option<SocketAddr>,
+    keeper: Option<Keeper>,
     stopping: S,
 ) -> anyhow::Result<impl Future<Output = Result<(), server::ServerError>> + use<S>> {
     let absolute =
@@ -208,7 +242,7 @@ async fn embedded<S: Future<Output = ()>>(
         .await
         .context("open the runtime")?
         .context("open the runtime")?;
-    let service = Service::new(runtime, places);
+    let service = Service::new(runtime, places, keeper);
     info!(socket = %args.socket.display(), "serving CRI");
     Ok(server::serve(listener, service.clone(), service, stopping))
 }

@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::Attributes;
+use crate::api::{self, Selection};
 use crate::authn::User;
 use crate::checkpoint::Target;
 use crate::kubernetes_version::KubernetesVersion;
@@ -18,7 +19,8 @@ pub trait RequestAttributes: Send + Sync {
 /// else, `/metrics` is `nodes/metrics`, and what is not named is `nodes/proxy`. Health, pods and
 /// configuration have a subresource of their own, too, which is asked for first (the feature gate
 /// KubeletFineGrainedAuthz, locked on since Kubernetes 1.36). `/readyz`, which a kubelet lacks, is
-/// as `/healthz`.
+/// as `/healthz`. What goes beyond the kubelet has an attribute for each operation
+/// ([`crate::api::rules`]); what is not there below that prefix has none.
 #[derive(Clone, Debug)]
 pub struct NodeAttributes {
     node: String,
@@ -87,6 +89,13 @@ impl RequestAttributes for NodeAttributes {
             Method::DELETE => "delete",
             _ => "",
         };
+        let (verb, subresources) = if !is_subpath(path, "/cryopod") {
+            (verb, self.subresources(path))
+        } else if let Selection::Found(found) = api::select(method, path) {
+            (found.operation.verb, std::slice::from_ref(&found.operation.subresource))
+        } else {
+            return Vec::new();
+        };
         let attributes = |subresource: &&'static str| Attributes {
             user: user.clone(),
             verb,
@@ -99,7 +108,7 @@ impl RequestAttributes for NodeAttributes {
             resource_request: true,
             path: path.to_owned(),
         };
-        self.subresources(path).iter().map(attributes).collect()
+        subresources.iter().map(attributes).collect()
     }
 }
 
@@ -187,6 +196,36 @@ mod tests {
                 let all = NodeAttributes::new("test").attributes(&user, method, path);
                 assert_eq!(all, [expected], "{method} {path}");
             }
+        }
+    }
+
+    #[test]
+    fn each_operation_beyond_the_kubelet_has_its_own() {
+        let rows = [
+            (Method::GET, "archives", "list nodes/checkpointarchives"),
+            (Method::GET, "archives/a.tar", "get nodes/checkpointarchives"),
+            (Method::HEAD, "archives/a.tar", "get nodes/checkpointarchives"),
+            (Method::DELETE, "archives/a.tar", "delete nodes/checkpointarchives"),
+            (Method::GET, "archives/a.tar/content", "get nodes/checkpointcontent"),
+            (Method::HEAD, "archives/a.tar/content", "get nodes/checkpointcontent"),
+            (Method::PUT, "archives/a.tar/pin", "update nodes/checkpointarchives"),
+            (Method::DELETE, "archives/a.tar/pin", "update nodes/checkpointarchives"),
+            (Method::GET, "checkpoints", "list nodes/checkpointprogress"),
+            (Method::GET, "checkpoints/1", "get nodes/checkpointprogress"),
+            (Method::GET, "checkpoints/1/events", "get nodes/checkpointprogress"),
+            (Method::POST, "restore", "create nodes/checkpointrestore"),
+            (Method::GET, "openapi.json", "get nodes/checkpointprogress"),
+        ];
+        for (method, path, expected) in rows {
+            let path = format!("/cryopod/v1/{path}");
+            let all = NodeAttributes::new("n").attributes(&User::anonymous(), &method, &path);
+            let [one] = all.as_slice() else { panic!("{path}: {all:?}") };
+            let rule = format!("{} {}/{}", one.verb, one.resource, one.subresource);
+            assert_eq!((&*rule, &*one.name, &*one.path), (expected, "n", &*path), "{method}");
+        }
+        for path in ["/cryopod/v1", "/cryopod", "/cryopod/v2/archives"] {
+            let all = NodeAttributes::new("n").attributes(&User::anonymous(), &Method::GET, path);
+            assert!(all.is_empty(), "{path}");
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Phase {
     Waiting,
     /// The runtime works on it.
     Runtime,
+    /// The archive is brought to the disk, or what is left of it removed; the container is seen to.
+    Aftermath,
 }
 
 impl Phase {
@@ -46,6 +48,7 @@ impl Phase {
             Self::Lookup => "lookup",
             Self::Waiting => "waiting",
             Self::Runtime => "runtime",
+            Self::Aftermath => "aftermath",
         }
     }
 }
@@ -139,7 +142,7 @@ impl CheckpointMetrics {
 
     fn gauge(&self, phase: Phase) -> Option<&Gauge> {
         match phase {
-            Phase::Lookup => None,
+            Phase::Lookup | Phase::Aftermath => None,
             Phase::Waiting => Some(&self.waiting),
             Phase::Runtime => Some(&self.inflight),
         }

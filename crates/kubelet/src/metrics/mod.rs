@@ -132,11 +132,8 @@ impl Metrics {
 
     /// `decision`: `allowed`, `denied` or `error`.
     pub(crate) fn authorized(&self, decision: &'static str, of: &Attributes) {
-        let labels = AuthorizationLabels {
-            decision,
-            resource: of.resource,
-            subresource: of.subresource,
-        };
+        let labels =
+            AuthorizationLabels { decision, resource: of.resource, subresource: of.subresource };
         self.authorization.get_or_create(&labels).inc();
     }
 

@@ -65,6 +65,19 @@ impl Runtime for Counted {
         self.count("list_containers", call_span!("ListContainers"), self.runtime.containers())
     }
 
+    fn pid<'a>(&'a self, container_id: &'a str) -> BoxFuture<'a, Result<Option<u32>, RpcError>> {
+        let span = call_span!("ContainerStatus");
+        self.count("container_status", span, self.runtime.pid(container_id))
+    }
+
+    fn used_bytes<'a>(
+        &'a self,
+        container_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<u64>, RpcError>> {
+        let span = call_span!("ContainerStats");
+        self.count("container_stats", span, self.runtime.used_bytes(container_id))
+    }
+
     fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>> {
         let span = call_span!("CheckpointContainer");
         self.count("checkpoint_container", span, self.runtime.checkpoint(call))

@@ -1,4 +1,4 @@
-//! What the checkpoint handler needs from a container runtime, and nothing more: three calls.
+//! What the checkpoint handler needs from a container runtime, and nothing more: five calls.
 //!
 //! [`Runtime`] is the seam; [`CriRuntime`] is the real one, over a CRI v1 unix socket. A kubelet
 //! knows its pods from the API server; we know them from the runtime, by the sandbox's metadata
@@ -6,6 +6,7 @@
 
 mod counted;
 mod cri;
+mod restore;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::BoxFuture;
 pub(crate) use counted::Counted;
 pub use cri::CriRuntime;
 pub use cryopod_cri::Code;
+pub use restore::{Caller, RestoreCall, RestoreError, Restored, Restorer, Shape, Waiting};
 
 /// A pod sandbox, as far as looking up a pod needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,15 @@ pub trait Runtime: Send + Sync + 'static {
     fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<Sandbox>, RpcError>>;
     /// All containers, in any state.
     fn containers(&self) -> BoxFuture<'_, Result<Vec<Container>, RpcError>>;
+    /// The container's first process, as the machine numbers it; `None` where the runtime does not
+    /// tell.
+    fn pid<'a>(&'a self, container_id: &'a str) -> BoxFuture<'a, Result<Option<u32>, RpcError>>;
+    /// Bytes that the container uses and an archive would hold: memory and changed files; `None`
+    /// where the runtime does not tell.
+    fn used_bytes<'a>(
+        &'a self,
+        container_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<u64>, RpcError>>;
     /// Writes a checkpoint archive; the container goes on running. Gives what the runtime tells of
     /// it, if it tells anything.
     fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>>;

@@ -2,12 +2,15 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,6 +21,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Limits;
 use super::door::Door;
+use crate::BoxError;
+use crate::reply::Body;
 use crate::tls::Handshakes;
 
 /// For a connection told to close to do so.
@@ -94,13 +99,12 @@ impl Connections {
                 header > usize::try_from(self.limits.header_bytes).unwrap_or(usize::MAX);
             async move {
                 if too_large {
-                    drop(running);
                     let status = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                    return Ok::<_, Infallible>(crate::reply::text(status, ""));
+                    let reply = crate::reply::text(status, "");
+                    return Ok::<_, Infallible>(reply.map(|body| running.stream(body)));
                 }
                 let reply = door.answer(request, &certificates, peer).await;
-                drop(running);
-                Ok::<_, Infallible>(reply)
+                Ok::<_, Infallible>(reply.map(|body| running.stream(body)))
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -119,6 +123,12 @@ impl Connections {
                     if activity.is_busy() {
                         // Asked at the last moment: the goodbye waits for the answer.
                         closing = closing.map(|_| Instant::now() + CLOSING);
+                    } else if activity.is_streaming() {
+                        if activity.idle_end(&self.limits) <= Instant::now() {
+                            tracing::debug!(%peer, "an answer is not taken: connection dropped");
+                            return;
+                        }
+                        closing = closing.map(|_| activity.idle_end(&self.limits));
                     } else if closing.is_some() || !activity.asked.load(Ordering::Relaxed) {
                         // Who never asked for anything is owed no goodbye.
                         return;
@@ -159,7 +169,10 @@ impl Connections {
 /// When a connection last did something.
 #[derive(Debug)]
 struct Activity {
+    /// Requests without an answer.
     running: AtomicUsize,
+    /// Answers that are not sent whole.
+    streaming: AtomicUsize,
     asked: AtomicBool,
     since: Mutex<Instant>,
 }
@@ -171,6 +184,7 @@ impl Activity {
     fn new() -> Self {
         Self {
             running: AtomicUsize::new(0),
+            streaming: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
             since: Mutex::new(Instant::now()),
         }
@@ -186,6 +200,14 @@ impl Activity {
         self.running.load(Ordering::Relaxed) > 0
     }
 
+    fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Relaxed) > 0
+    }
+
+    fn touch(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     /// When the connection will have been idle for too long, if nothing happens.
     fn idle_end(&self, limits: &Limits) -> Instant {
         if self.is_busy() {
@@ -197,9 +219,54 @@ impl Activity {
     }
 }
 
+impl Running {
+    /// The answer is there and begins to be sent.
+    fn stream(self, body: Body) -> Streaming {
+        self.0.streaming.fetch_add(1, Ordering::Relaxed);
+        Streaming { body, activity: Arc::clone(&self.0) }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.touch();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer on its way: every piece that the client takes is a sign of life.
+struct Streaming {
+    body: Body,
+    activity: Arc<Activity>,
+}
+
+impl hyper::body::Body for Streaming {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if polled.is_ready() {
+            self.activity.touch();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.activity.touch();
+        self.activity.streaming.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -12,6 +12,7 @@ use opentelemetry::context::FutureExt as _;
 use rustls_pki_types::CertificateDer;
 use tracing::Instrument as _;
 
+use crate::api::{self, Api, Problem};
 use crate::audit::{self, Audit, Record, RequestId};
 use crate::authn::{Chain, Presented, User};
 use crate::authz::{Attributes, Authorizer, Decision, RequestAttributes, pod_attributes};
@@ -20,6 +21,7 @@ use crate::health::Health;
 use crate::kubernetes_version::KubernetesVersion;
 use crate::metrics::{self, Format, Metrics};
 use crate::reply::{self, Reply};
+use crate::retention::Keeper;
 use crate::routes::{self, Landing, Prefix, Selection};
 use crate::tls::ServingCertificate;
 use crate::trace;
@@ -33,6 +35,8 @@ pub(super) struct Door {
     pub(super) attributes: Arc<dyn RequestAttributes>,
     pub(super) authorizer: Arc<dyn Authorizer>,
     pub(super) checkpointer: Checkpointer,
+    pub(super) keeper: Option<Keeper>,
+    pub(super) api: Api,
     /// Whose texts are spoken.
     pub(super) version: KubernetesVersion,
     /// Whether `create pods/checkpoint` is needed, too.
@@ -85,6 +89,16 @@ impl Door {
                     .with_context(remote)
                     .await
             }
+            Landing::Beyond { path } => {
+                let remote = trace::received(request.headers());
+                let id = request_id.as_str();
+                let shown = path.as_deref().unwrap_or(uri.path());
+                let span = trace::request_span(&remote, method, api::PREFIX, shown, id);
+                self.beyond(request, path, certificates, peer, &request_id)
+                    .instrument(span)
+                    .with_context(remote)
+                    .await
+            }
         };
         request_id.mark(reply.headers_mut());
         drop(counted);
@@ -121,12 +135,7 @@ impl Door {
                 }
             },
         };
-        let span = tracing::Span::current();
-        span.record("http.response.status_code", reply.status().as_u16());
-        if reply.status().is_server_error() {
-            span.record("otel.status_code", "ERROR");
-        }
-        record.end(reply.status());
+        finish(record, &reply);
         reply
     }
 
@@ -172,6 +181,9 @@ impl Door {
                 let bytes = made.report.map(|report| report.archive_bytes);
                 record.archive(audit::describe(path, bytes).await);
                 record.result("done");
+                if let Some(keeper) = &self.keeper {
+                    keeper.notify();
+                }
                 reply
             }
             Err(error) => {
@@ -199,10 +211,72 @@ impl Door {
         reply::metrics(self.metrics.expose(format), format.content_type())
     }
 
+    /// Answers what goes beyond the kubelet: who it is first, then what is asked for, then whether
+    /// they may. Nothing is told by a path or a method alone, so those are right before that.
+    async fn beyond(
+        &self,
+        request: Request<Incoming>,
+        path: Option<String>,
+        certificates: &[CertificateDer<'static>],
+        peer: SocketAddr,
+        request_id: &RequestId,
+    ) -> Reply {
+        let presented = Presented { headers: request.headers(), certificates };
+        let shown = path.as_deref().unwrap_or(request.uri().path());
+        let method = request.method();
+        let mut record = self.audit.begin(request_id, peer, method, shown, presented);
+        let reply = match self.authenticate(shown, presented, peer, &mut record).await {
+            Ok(user) => self.beyond_as(user, request, path, peer, &mut record).await,
+            Err(refusal) => refusal,
+        };
+        finish(record, &reply);
+        reply
+    }
+
+    async fn beyond_as(
+        &self,
+        user: User,
+        request: Request<Incoming>,
+        path: Option<String>,
+        peer: SocketAddr,
+        record: &mut Record,
+    ) -> Reply {
+        record.user(&user, "");
+        record.result("no_route");
+        let Some(path) = path else {
+            return Problem::bad_request("the path has a broken percent escape").reply();
+        };
+        let found = match api::select(request.method(), &path) {
+            api::Selection::NotFound => {
+                let text = format!("there is nothing at {path}: see {}/openapi.json", api::PREFIX);
+                return Problem::not_found(text).reply();
+            }
+            api::Selection::MethodNotAllowed { allow } => {
+                return Problem::method_not_allowed(&allow).reply();
+            }
+            api::Selection::Found(found) => found,
+        };
+        match self.authorize(user, &request, &path, peer, record).await {
+            Ok(user) => self.api.answer(found, request, &user, peer).await,
+            Err(refusal) => refusal,
+        }
+    }
+
     /// Authentication, then authorization: the user, or the refusal.
     async fn admit(
         &self,
         request: &Request<Incoming>,
+        path: &str,
+        presented: Presented<'_>,
+        peer: SocketAddr,
+        record: &mut Record,
+    ) -> Result<User, Reply> {
+        let user = self.authenticate(path, presented, peer, record).await?;
+        self.authorize(user, request, path, peer, record).await
+    }
+
+    async fn authenticate(
+        &self,
         path: &str,
         presented: Presented<'_>,
         peer: SocketAddr,
@@ -216,21 +290,21 @@ impl Door {
             record.result("unauthenticated");
             return Err(reply::text(StatusCode::UNAUTHORIZED, "Unauthorized"));
         };
-        let span = tracing::debug_span!("authorization");
-        self.authorize(request, path, user, peer, record).instrument(span).await
+        Ok(user)
     }
 
     async fn authorize(
         &self,
+        user: User,
         request: &Request<Incoming>,
         path: &str,
-        user: User,
         peer: SocketAddr,
         record: &mut Record,
     ) -> Result<User, Reply> {
         let all = self.attributes.attributes(&user, request.method(), path);
         record.user(&user, all.first().map_or("", |first| first.verb));
-        self.permit(&all, peer, record).await.map(|()| user)
+        let span = tracing::debug_span!("authorization");
+        self.permit(&all, peer, record).instrument(span).await.map(|()| user)
     }
 
     /// Authorization: one of these must be allowed.
@@ -283,6 +357,17 @@ impl Door {
         let text = self.version.forbidden(&user.name, first.verb, first.resource, &subresources);
         Err(reply::text(StatusCode::FORBIDDEN, text))
     }
+}
+
+/// The status goes into the span and the audit line, which ends here.
+fn finish(record: Record, reply: &Reply) {
+    let status = reply.status();
+    let span = tracing::Span::current();
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    record.end(status);
 }
 
 /// Takes in the body, which nobody reads: only behind it can the end of an HTTP/1 connection be

@@ -72,6 +72,8 @@ async fn page(request: &Request<Incoming>, health: &Health) -> Reply {
             let answer = health.answer(&path, uri.query()).await;
             answer.unwrap_or_else(reply::page_not_found)
         }
-        Landing::Guarded { .. } | Landing::NotFound => reply::page_not_found(),
+        Landing::Guarded { .. } | Landing::Beyond { .. } | Landing::NotFound => {
+            reply::page_not_found()
+        }
     }
 }

@@ -20,17 +20,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::api::Api;
 use crate::audit::{Audit, AuditFile};
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
-use crate::checkpoint::Checkpointer;
+use crate::checkpoint::{Checkpointer, Settings};
 use crate::feature_gates::FeatureGates;
 use crate::health::Health;
 use crate::kubernetes_version::KubernetesVersion;
 use crate::metrics::Metrics;
-use crate::runtime::{Counted, Runtime};
+use crate::retention::Keeper;
+use crate::runtime::{Counted, Restorer, Runtime};
+use crate::store::{Store, StoreError};
+use crate::thaw::Thaw;
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
@@ -75,8 +79,13 @@ pub struct Options {
     pub debugging_handlers: bool,
     /// `--runtime-request-timeout`: the timeout of a checkpoint that names none, and the least.
     pub runtime_request_timeout: Duration,
+    /// How checkpoints are made.
+    pub checkpoints: Settings,
     /// What one client can hold.
     pub limits: Limits,
+    /// Told of each new archive; it must be run elsewhere, and be over the folder `checkpoints`
+    /// of the root folder.
+    pub keeper: Option<Keeper>,
     /// `--healthz-bind-address` and `--healthz-port`: `/healthz` and `/readyz` for everybody who
     /// reaches this address, over plain HTTP. `None`: only behind the door.
     pub healthz_bind: Option<SocketAddr>,
@@ -103,7 +112,9 @@ impl Options {
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
+            checkpoints: Settings::default(),
             limits: Limits::default(),
+            keeper: None,
             healthz_bind: None,
             audit_log: None,
         }
@@ -163,6 +174,10 @@ pub struct Delegates {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// In place of [`NodeAttributes`].
     pub attributes: Option<Arc<dyn RequestAttributes>>,
+    /// Lets containers go on from archives; without one, nobody can ask for it.
+    pub restorer: Option<Arc<dyn Restorer>>,
+    /// Lets containers go on that a runtime left frozen. For runtimes that are not our own.
+    pub thaw: Option<Arc<dyn Thaw>>,
 }
 
 impl fmt::Debug for Delegates {
@@ -171,6 +186,8 @@ impl fmt::Debug for Delegates {
             .field("authenticators", &self.authenticators.len())
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
+            .field("restorer", &self.restorer.is_some())
+            .field("thaw", &self.thaw.is_some())
             .finish()
     }
 }
@@ -222,6 +239,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder of the archives is none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The audit file cannot be written to.
     #[error("cannot open the audit file {}", path.display())]
     AuditLog {
@@ -253,6 +273,8 @@ pub struct Server {
     limits: Limits,
     healthz: Option<(TcpListener, SocketAddr)>,
     health: Arc<Health>,
+    /// Dropped when the server stops.
+    stop: watch::Sender<()>,
 }
 
 impl Server {
@@ -301,15 +323,15 @@ impl Server {
             Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
         });
 
+        let (listener, address) = listen(options.bind).await?;
+        let healthz = match options.healthz_bind {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let audit_file = match options.audit_log {
             Some(path) => Some(
                 AuditFile::open(&path).map_err(|source| StartError::AuditLog { path, source })?,
             ),
-            None => None,
-        };
-        let (listener, address) = listen(options.bind).await?;
-        let healthz = match options.healthz_bind {
-            Some(address) => Some(listen(address).await?),
             None => None,
         };
 
@@ -338,17 +360,29 @@ impl Server {
             registered.then(|| folder.clone()),
             Arc::clone(&certificate),
         ));
+        let keeper = options.keeper;
+        let store = match &keeper {
+            Some(keeper) => keeper.store().clone(),
+            None => Store::at(&folder)?,
+        };
         let checkpointer = Checkpointer::new(
             runtime,
+            delegates.thaw,
             &folder,
             options.runtime_request_timeout,
+            options.checkpoints,
             metrics.checkpoints.clone(),
-        );
+        )
+        .with_store(store.clone());
+        let (stop, stopped) = watch::channel(());
+        let api = Api::new(store, checkpointer.board().clone(), delegates.restorer, stopped);
         let door = Door {
             chain,
             attributes,
             authorizer,
             checkpointer,
+            keeper,
+            api,
             version: options.kubernetes_version,
             authorize_pods: options.authorize_pods,
             registered,
@@ -366,6 +400,7 @@ impl Server {
             limits,
             healthz,
             health,
+            stop,
         })
     }
 
@@ -390,9 +425,12 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
-    /// within [`Limits::shutdown`], and what is left is cancelled.
+    /// within [`Limits::shutdown`], and what is left is cancelled. Containers of calls that were
+    /// cancelled are looked after for as long again, so that none stays frozen.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let (stop, stopped) = watch::channel(());
+        let stop = self.stop;
+        let stopped = stop.subscribe();
+        let door = Arc::clone(&self.door);
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {
@@ -408,6 +446,10 @@ impl Server {
             tracing::warn!(connections = tasks.len(), "requests under way are cancelled");
         }
         tasks.shutdown().await;
+        let settled = door.checkpointer.settled();
+        if tokio::time::timeout(self.limits.shutdown, settled).await.is_err() {
+            tracing::error!("a runtime still works on a container whose checkpoint was cancelled");
+        }
     }
 }
 
