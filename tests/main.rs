@@ -24,6 +24,7 @@ mod https;
 mod images;
 mod node_e2e;
 mod probes;
+mod remote;
 mod retention;
 mod statuses;
 mod telemetry;

@@ -36,7 +36,7 @@ pub(crate) struct Location {
     path: String,
     taken: Arc<Mutex<HashSet<String>>>,
     /// Keeps what is being written there from being seen as an archive.
-    hidden: Option<Writing>,
+    _hidden: Option<Writing>,
 }
 
 impl Locations {
@@ -60,7 +60,7 @@ impl Locations {
             let fresh = lock(&self.taken).insert(path.clone());
             if fresh {
                 // From here the drop of `location` gives the path back.
-                let location = Location { path, taken: Arc::clone(&self.taken), hidden: None };
+                let location = Location { path, taken: Arc::clone(&self.taken), _hidden: None };
                 match tokio::fs::symlink_metadata(&location.path).await {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(location),
@@ -78,7 +78,7 @@ impl Locations {
 impl Location {
     /// For as long as this lives.
     pub(crate) fn hide(&mut self, writing: Writing) {
-        self.hidden = Some(writing);
+        self._hidden = Some(writing);
     }
 
     pub(crate) fn path(&self) -> &str {
