@@ -201,13 +201,12 @@ impl fmt::Debug for Checkpointer {
 impl Checkpointer {
     /// `folder` must be absolute and UTF-8: its files are named to the runtime and the caller.
     /// Without `thaw` it is the runtime alone that lets a container go on.
-    pub(crate) fn new(
+    pub fn new(
         runtime: Arc<dyn Runtime>,
         thaw: Option<Arc<dyn Thaw>>,
         folder: &Path,
         default_timeout: Duration,
         settings: Settings,
-        metrics: CheckpointMetrics,
     ) -> Self {
         let latecomers = Latecomers::new(settings.late_interval, settings.late_archives);
         Self {
@@ -220,8 +219,13 @@ impl Checkpointer {
             board: Board::default(),
             aftermaths: Aftermaths::new(settings.care, latecomers),
             store: None,
-            metrics,
+            metrics: CheckpointMetrics::default(),
         }
+    }
+
+    /// What is counted is counted there.
+    pub(crate) fn with_metrics(self, metrics: CheckpointMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// With a store over the folder: what a runtime still writes is hidden from it.

@@ -73,10 +73,10 @@ pub(crate) struct Course {
     result: &'static str,
 }
 
-impl CheckpointMetrics {
-    pub(super) fn register(registry: &mut Registry) -> Self {
+impl Default for CheckpointMetrics {
+    fn default() -> Self {
         let minutes = || Histogram::new(MINUTES);
-        let metrics = Self {
+        Self {
             duration: Family::new_with_constructor(minutes),
             phases: Family::new_with_constructor(minutes),
             freeze: Histogram::new(FREEZE),
@@ -84,7 +84,13 @@ impl CheckpointMetrics {
             bytes: Histogram::new(exponential_buckets(1_048_576.0, 4.0, 10)),
             inflight: Gauge::default(),
             waiting: Gauge::default(),
-        };
+        }
+    }
+}
+
+impl CheckpointMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
         registry.register(
             "cryopod_checkpoint_duration_seconds",
             "Seconds a checkpoint request took, by result",

@@ -83,7 +83,7 @@ impl Census for RuntimeCensus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{CheckpointCall, Container, RpcError, Sandbox};
+    use crate::runtime::{CheckpointCall, Container, Report, RpcError, Sandbox};
 
     struct Fixed;
 
@@ -119,7 +119,7 @@ mod tests {
             Box::pin(async move { Ok(vec![container("c", "1"), container("lost", "3")]) })
         }
 
-        fn checkpoint(&self, _: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {
+        fn checkpoint(&self, _: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>> {
             Box::pin(async { Err(RpcError::deadline_exceeded()) })
         }
     }

@@ -371,8 +371,8 @@ impl Server {
             &folder,
             options.runtime_request_timeout,
             options.checkpoints,
-            metrics.checkpoints.clone(),
         )
+        .with_metrics(metrics.checkpoints.clone())
         .with_store(store.clone());
         let (stop, stopped) = watch::channel(());
         let api = Api::new(store, checkpointer.board().clone(), delegates.restorer, stopped);

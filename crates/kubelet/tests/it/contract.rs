@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use cryopod_kubelet::authz::{Attributes, Authorizer, Decision};
 use cryopod_kubelet::runtime::{Code, RpcError};
-use cryopod_kubelet::{BoxError, BoxFuture, Delegates, FeatureGates, Options, StartError};
+use cryopod_kubelet::{
+    BoxError, BoxFuture, Delegates, FeatureGates, KubernetesVersion, Options, StartError,
+};
 use tokio::sync::Notify;
 
 use crate::authentication::{Recorder, with_authorizer};
@@ -43,7 +45,7 @@ enum Proof {
     Answers(&'static [Exchange]),
     /// What shows only over several steps.
     Course(fn() -> BoxFuture<'static, ()>),
-    /// A test of the program, which needs containers: file and name.
+    /// Tests that stand elsewhere, for they need containers or an API server: file and name.
     Test(&'static [(&'static str, &'static str)]),
     /// Belongs to another part of the project.
     Elsewhere(&'static str),
@@ -93,6 +95,10 @@ const fn text(path: &'static str, status: u16, body: &'static str) -> Exchange {
 const fn unknown(path: &'static str) -> Exchange {
     let (headers, body) = (&[TEXT, NOSNIFF], "404 page not found\n");
     Exchange { path, status: 404, headers, body, ..POST }
+}
+
+fn version(minor: u16) -> KubernetesVersion {
+    KubernetesVersion { major: 1, minor }
 }
 
 fn gate_off(options: &mut Options) {
@@ -291,6 +297,25 @@ static ROWS: &[Row] = &[
                      subresource=checkpoint)",
                 )
             },
+            // Before 1.32, without the newline; before 1.30, by another subresource.
+            Exchange {
+                server: |options| options.kubernetes_version = version(31),
+                decision: Some(Some(Decision::NoOpinion)),
+                ..text(
+                    COUNTER,
+                    403,
+                    "Forbidden (user=alice, verb=create, resource=nodes, subresource=checkpoint)",
+                )
+            },
+            Exchange {
+                server: |options| options.kubernetes_version = version(29),
+                decision: Some(Some(Decision::NoOpinion)),
+                ..text(
+                    COUNTER,
+                    403,
+                    "Forbidden (user=alice, verb=create, resource=nodes, subresource=proxy)",
+                )
+            },
         ]),
     },
     Row {
@@ -380,10 +405,39 @@ static ROWS: &[Row] = &[
         proof: Proof::Course(|| Box::pin(attributes())),
     },
     Row {
+        feature: 15,
+        says: "whoever may create nodes/checkpoint may checkpoint every pod of the node",
+        better: "create pods/checkpoint in the pod's namespace can be asked for beside it, and is off \
+                 unless it is",
+        proof: Proof::Test(&[(
+            include_str!("reviews.rs"),
+            "a_second_check_on_the_pod_can_be_asked_for",
+        )]),
+    },
+    Row {
         feature: 16,
         says: "certificates by CN and O; all are tried; anonymous only if nobody erred",
         better: "",
         proof: Proof::Course(|| Box::pin(authentication())),
+    },
+    Row {
+        feature: 16,
+        says: "tokens by TokenReview, kept for two minutes, good or bad; a failure is not kept",
+        better: "",
+        proof: Proof::Test(&[
+            (
+                include_str!("reviews.rs"),
+                "a_good_token_of_an_allowed_user_is_served_with_all_that_is_known_of_them",
+            ),
+            (include_str!("reviews.rs"), "a_bad_token_is_401_and_asked_about_once"),
+            (include_str!("reviews.rs"), "a_revoked_token_works_until_the_cache_forgets_it"),
+            (include_str!("reviews.rs"), "a_token_that_cannot_be_judged_is_401_and_is_asked_anew"),
+            (include_str!("reviews.rs"), "only_a_caller_who_presents_nothing_is_anonymous"),
+            (
+                include_str!("reviews.rs"),
+                "callers_at_once_share_one_question_and_one_who_leaves_harms_none",
+            ),
+        ]),
     },
     Row {
         feature: 17,
@@ -400,6 +454,20 @@ static ROWS: &[Row] = &[
                      subresource(s)=[checkpoint])\n",
                 )
             },
+        ]),
+    },
+    Row {
+        feature: 17,
+        says: "SubjectAccessReview: allowed for five minutes, denied for 30 seconds, retried",
+        better: "",
+        proof: Proof::Test(&[
+            (include_str!("reviews.rs"), "allowed_holds_for_five_minutes"),
+            (include_str!("reviews.rs"), "denied_and_no_opinion_are_403_and_hold_for_30_seconds"),
+            (
+                include_str!("reviews.rs"),
+                "failures_that_may_pass_are_survived_four_times_and_not_five",
+            ),
+            (include_str!("reviews.rs"), "an_access_review_that_fails_is_500_and_is_asked_anew"),
         ]),
     },
     Row {
@@ -435,6 +503,12 @@ static ROWS: &[Row] = &[
         ]),
     },
     Row {
+        feature: 19,
+        says: "who is refused can be helped",
+        better: "the log line of the 403 holds the binding that is missing",
+        proof: Proof::Test(&[(include_str!("reviews.rs"), "the_log_of_a_403_says_how_to_cure_it")]),
+    },
+    Row {
         feature: 20,
         says: "checkpoint-<pod>_<ns>-<container>-<RFC 3339>.tar below <root>/checkpoints",
         better: "two in one second get two files, the later with a number before .tar; the \
@@ -455,6 +529,19 @@ static ROWS: &[Row] = &[
             include_str!("../../../../tests/checkpoints.rs"),
             "a_container_goes_on_after_its_checkpoint_and_from_it",
         )]),
+    },
+    Row {
+        feature: 21,
+        says: "what is left of a failed archive",
+        better: "is removed, also when it comes late; an archive that others could read is made root's",
+        proof: Proof::Test(&[
+            (include_str!("crio.rs"), "an_archive_that_others_could_read_is_made_roots_alone"),
+            (
+                include_str!("crio.rs"),
+                "crio_goes_on_after_a_deadline_and_its_late_archive_is_removed",
+            ),
+            (include_str!("crio.rs"), "a_success_without_an_archive_is_a_failure"),
+        ]),
     },
     Row {
         feature: 22,
@@ -509,6 +596,24 @@ static ROWS: &[Row] = &[
         proof: Proof::Course(|| Box::pin(cancelled())),
     },
     Row {
+        feature: 26,
+        says: "the call alone is cancelled, whatever the runtime makes of that",
+        better: "the container goes on in every case, and nothing half-done is left",
+        proof: Proof::Test(&[
+            (
+                include_str!("crio.rs"),
+                "crio_goes_on_after_a_hang_up_and_its_late_archive_is_removed",
+            ),
+            (
+                include_str!("crio.rs"),
+                "a_container_left_frozen_after_a_deadline_or_a_hang_up_goes_on",
+            ),
+            (include_str!("crio.rs"), "a_container_frozen_late_is_thawed_too"),
+            (include_str!("crio.rs"), "a_container_paused_before_the_call_stays_paused"),
+            (include_str!("crio.rs"), "no_container_stays_frozen_when_the_server_is_stopped"),
+        ]),
+    },
+    Row {
         feature: 27,
         says: "kubelet_runtime_operations_* of checkpoint_container: absent before, one more for \
                each call that is reached, errors on error only",
@@ -529,10 +634,39 @@ static ROWS: &[Row] = &[
         proof: Proof::Course(|| Box::pin(parallel())),
     },
     Row {
+        feature: 29,
+        says: "as many at once as come",
+        better: "their number on a node is limited, the others wait; too little space is a 500 at once, \
+                 where it was one at the end",
+        proof: Proof::Test(&[
+            (include_str!("limits.rs"), "more_than_the_node_may_make_at_once_wait_and_say_so"),
+            (include_str!("limits.rs"), "waiting_does_not_count_against_the_deadline"),
+            (include_str!("limits.rs"), "too_little_space_is_told_before_anything_begins"),
+        ]),
+    },
+    Row {
         feature: 30,
-        says: "nothing is deleted unless asked for",
+        says: "nothing is deleted unless a policy is given",
         better: "",
         proof: Proof::Course(|| Box::pin(nothing_deleted())),
+    },
+    Row {
+        feature: 30,
+        says: "nothing of the kind in a kubelet",
+        better: "by the policies of checkpoint-restore-operator, where one is given",
+        proof: Proof::Test(&[
+            (
+                include_str!("retention.rs"),
+                "checkpoints_downloads_and_restarts_at_once_leave_what_the_policy_keeps",
+            ),
+            (include_str!("retention.rs"), "what_is_read_is_deleted_when_it_is_let_go"),
+            (include_str!("retention.rs"), "a_dry_run_says_the_same_and_deletes_nothing"),
+            (
+                include_str!("retention.rs"),
+                "a_process_killed_in_the_middle_loses_nothing_that_the_policy_keeps",
+            ),
+            (include_str!("archives.rs"), "pinned_archives_stay_until_they_are_unpinned"),
+        ]),
     },
     Row {
         feature: 31,

@@ -139,6 +139,7 @@ impl FakeAuth {
             authenticators: vec![Arc::clone(&fake) as Arc<dyn Authenticator>],
             authorizer: Some(Arc::clone(&fake) as Arc<dyn Authorizer>),
             attributes: Some(fake),
+            ..Delegates::default()
         };
         Stage::with_delegates(delegates, |_| {}).await
     }
