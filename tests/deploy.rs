@@ -62,9 +62,8 @@ fn texts(value: &Value) -> Vec<String> {
 
 /// Verb and resource of everything the server asks the API server about.
 fn asked() -> BTreeSet<(String, String)> {
-    let user = User { name: "u".into(), ..User::default() };
     let checkpoint = NodeAttributes::new("node")
-        .attributes(&user, &http::Method::POST, "/checkpoint/n/p/c")
+        .attributes(&User::anonymous(), &http::Method::POST, "/checkpoint/n/p/c")
         .remove(0);
     let own = (checkpoint.verb, checkpoint.subresource);
     let nodes = api::rules().into_iter().chain([own]);

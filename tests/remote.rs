@@ -155,7 +155,7 @@ async fn what_cannot_be_is_said_with_a_code_of_its_own() {
     assert!(laptop.fails(4, &["checkpoint", "default/counter"]).await.contains("whole"));
     assert!(laptop.fails(4, &["checkpoint", COUNTER, "--stop"]).await.contains("--stop"));
     assert!(laptop.fails(3, &["download", "gone.tar"]).await.contains("gone.tar"));
-    assert!(laptop.fails(3, &["delete", "../x.tar"]).await.contains("not the name"));
+    assert!(laptop.fails(3, &["delete", "x"]).await.contains("not the name"));
     let mounts = ["restore", "a.tar", "--mount", "/:/host"];
     assert!(laptop.fails(4, &mounts).await.contains("--mount"));
     // Without a certificate; to nobody; to somebody who is not to be trusted; not by TLS.

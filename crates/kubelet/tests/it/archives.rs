@@ -184,6 +184,21 @@ async fn while_it_is_read_nobody_deletes_it() {
 }
 
 #[tokio::test]
+async fn an_archive_that_is_restored_from_is_not_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    write_archive(folder.path(), "a.tar", OF, 1);
+    let store = Store::at(folder.path()).unwrap();
+    let archive = cryopod_archive::Archive::open(&folder.path().join("a.tar")).unwrap();
+    assert!(matches!(store.delete("a.tar").await, Err(StoreError::InUse { .. })));
+    // Who restores hands it on, open.
+    let handed_on = archive.clone();
+    drop(archive);
+    assert!(matches!(store.delete("a.tar").await, Err(StoreError::InUse { .. })));
+    drop(handed_on);
+    store.delete("a.tar").await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_being_written_is_neither_seen_nor_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::at(folder.path()).unwrap();
