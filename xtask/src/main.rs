@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod containerd;
 mod coverage;
 mod criu;
 mod e2e;

@@ -1,6 +1,7 @@
 //! The command line: names, defaults and the texts of `--help`. No effects here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -178,6 +179,12 @@ pub(crate) struct ServeArgs {
     /// none ever is
     #[arg(long, value_name = "FILE")]
     pub(crate) retention_policy: Option<PathBuf>,
+    /// Checkpoints made at the same time on this node; more wait, one container's in any case
+    #[arg(long, default_value = "4", value_name = "NUMBER")]
+    pub(crate) checkpoints_at_once: NonZeroUsize,
+    /// Space that a checkpoint must leave free where the archives are: bytes, or with K, M, G
+    #[arg(long, default_value = "256M", value_name = "BYTES")]
+    pub(crate) checkpoints_free_reserve: Bytes,
     /// Name of this node in authorization; the host's name unless given
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,

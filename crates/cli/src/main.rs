@@ -16,6 +16,7 @@ mod remote;
 mod shape;
 mod target;
 mod telemetry;
+mod thaw;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use jiff::Zoned;
@@ -339,8 +339,9 @@ impl Checkpointer {
             deadline,
         });
         course.enter(Phase::Runtime);
+        let begun = Instant::now();
         let answer = match tokio::time::timeout(deadline, call).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map_err(|error| at_deadline(error, begun.elapsed(), deadline)),
             Err(_) => Err(RpcError::deadline_exceeded()),
         };
         attempt.answered(&answer);
@@ -405,6 +406,17 @@ impl Checkpointer {
     }
 }
 
+/// Both sides watch the deadline. A Go server that is first resets the call, which looks like a
+/// cancellation; a Go client then tells the deadline all the same, and so does this.
+fn at_deadline(error: RpcError, elapsed: Duration, deadline: Duration) -> RpcError {
+    /// How much earlier than ours another clock may run out.
+    const SKEW: Duration = Duration::from_millis(100);
+    match error.code {
+        Code::Cancelled if elapsed + SKEW >= deadline => RpcError::deadline_exceeded(),
+        _ => error,
+    }
+}
+
 async fn aside<T>(call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
     match tokio::time::timeout(ASIDE, call).await {
         Ok(answer) => answer,
@@ -424,6 +436,18 @@ mod tests {
 
     fn target(container: &str) -> Target {
         Target { namespace: "ns".into(), pod: "pod".into(), container: container.into() }
+    }
+
+    #[test]
+    fn a_call_reset_at_its_deadline_is_a_deadline_and_before_it_a_cancellation() {
+        let reset = || RpcError { code: Code::Cancelled, message: "h2 protocol error".into() };
+        let seconds = Duration::from_secs;
+        let at = |elapsed| at_deadline(reset(), elapsed, seconds(120));
+        assert_eq!(at(seconds(121)), RpcError::deadline_exceeded());
+        assert_eq!(at(Duration::from_millis(119_950)), RpcError::deadline_exceeded());
+        assert_eq!(at(seconds(60)), reset());
+        let refused = RpcError { code: Code::Unknown, message: "no".into() };
+        assert_eq!(at_deadline(refused.clone(), seconds(121), seconds(120)), refused);
     }
 
     #[test]

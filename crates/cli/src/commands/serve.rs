@@ -14,6 +14,8 @@ use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
 use cryopod_kubelet::audit::Audit;
 use cryopod_kubelet::retention::{Census, RuntimeCensus};
+use cryopod_kubelet::runtime::Code;
+use cryopod_kubelet::thaw::Thaw;
 use cryopod_kubelet::{CriRuntime, Delegates, Keeper, Options, Retention, Server, Store};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,12 +25,15 @@ use tracing::{info, warn};
 use crate::args::ServeArgs;
 use crate::cri_server::{Places, Service};
 use crate::telemetry;
+use crate::thaw::CgroupThaw;
 
 /// The folder of archives below the root folder.
 const CHECKPOINTS: &str = "checkpoints";
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
-const LAST_CALLS: Duration = Duration::from_secs(30);
+///
+/// Longer than the HTTPS door's own limit: containers of the calls it cancels are still to be seen to.
+const LAST_CALLS: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let telemetry = telemetry::start(args.log_format, args.otlp_endpoint.as_deref())?;
@@ -208,9 +213,29 @@ async fn https_door(
     options.healthz_bind =
         args.healthz_port.map(|port| SocketAddr::new(args.healthz_bind_address, port));
     options.keeper = keeper;
-    let delegates = Delegates { restorer: Some(runtime.clone()), ..Delegates::default() };
+    options.checkpoints.at_once = args.checkpoints_at_once;
+    options.checkpoints.free_reserve = args.checkpoints_free_reserve.0.unsigned_abs();
+    let mut delegates = Delegates { restorer: Some(runtime.clone()), ..Delegates::default() };
+    if let Some(endpoint) = &args.container_runtime_endpoint {
+        greet(&runtime).await.with_context(|| format!("validate the runtime at {endpoint}"))?;
+        // Our own runtime thaws on every path by itself.
+        delegates.thaw = Some(Arc::new(CgroupThaw::default()) as Arc<dyn Thaw>);
+    }
     let server = Server::bind(options, runtime, delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
+}
+
+/// Asks another runtime who it is, as a kubelet does. One that is not there yet may still come; one
+/// that speaks something else will not do.
+async fn greet(runtime: &CriRuntime) -> anyhow::Result<()> {
+    match runtime.version().await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) => {
+            warn!(%error, "the runtime does not answer yet");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The kubelet's rule: the host's name in lower case.
