@@ -2,7 +2,7 @@
 
 use crate::harness::{cryopod, stderr, stdout};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 16] = [
     "serve",
     "run",
     "ps",
@@ -12,6 +12,9 @@ const COMMANDS: [&str; 13] = [
     "exec",
     "checkpoint",
     "list",
+    "prune",
+    "pin",
+    "unpin",
     "restore",
     "demo",
     "config",

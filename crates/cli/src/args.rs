@@ -5,8 +5,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cryopod_kubelet::retention::{Age, MinFree, Size};
 
 use crate::quantity::{Bytes, Cpus};
+use crate::remote::{DeleteArgs, DescribeArgs, DownloadArgs, KubectlArgs, ServerArgs};
 use crate::target::Target;
 
 /// Socket of `cryopod serve` unless told otherwise.
@@ -59,6 +61,20 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// List checkpoint archives.
     List(ListArgs),
+    /// Describe a checkpoint archive.
+    Describe(DescribeArgs),
+    /// Fetch a checkpoint archive from a node.
+    Download(DownloadArgs),
+    /// Delete checkpoint archives.
+    Delete(DeleteArgs),
+    /// Take a checkpoint by the API server: `kubectl checkpoint`, when called as kubectl-checkpoint.
+    KubectlCheckpoint(Box<KubectlArgs>),
+    /// Delete checkpoint archives that limits do not keep, the oldest first.
+    Prune(Box<PruneArgs>),
+    /// Protect checkpoint archives from retention.
+    Pin(PinArgs),
+    /// Take the protection of `pin` away.
+    Unpin(PinArgs),
     /// Let a container go on from a checkpoint archive.
     Restore(Box<RestoreArgs>),
     /// Show the whole way: serve, run, checkpoint over HTTPS, kill, restore.
@@ -217,6 +233,10 @@ pub(crate) struct ServeArgs {
     /// Socket of another CRI runtime to use instead of the embedded one
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// Policies (YAML) by which old archives are deleted; see `cryopod prune --help`. Without them
+    /// none ever is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) retention_policy: Option<PathBuf>,
     /// Checkpoints made at the same time on this node; more wait, one container's in any case.
     /// 4 unless given
     #[arg(long, value_name = "NUMBER")]
@@ -243,6 +263,20 @@ pub(crate) struct ServeArgs {
     /// Name of our cgroup below the roots of the hierarchies
     #[arg(long, default_value = "cryopod", value_name = "NAME")]
     pub(crate) cgroup_parent: String,
+    /// File that takes a line of JSON for each request that was authenticated or refused. It is
+    /// made private, and opened again on SIGHUP and when it was moved
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log: Option<PathBuf>,
+    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless this
+    /// or the kubelet's file gives one; 0: none
+    #[arg(long, value_name = "PORT")]
+    pub(crate) healthz_port: Option<u16>,
+    /// Address of the health pages for everybody; 127.0.0.1 unless given
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) healthz_bind_address: Option<IpAddr>,
+    /// OpenTelemetry collector that takes traces, by gRPC: http://127.0.0.1:4317
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// How log lines look; which ones, the variable CRYOPOD_LOG says (error, warn, info, debug)
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
@@ -472,6 +506,8 @@ The archive holds everything the container's memory held: keys, tokens and passw
 pub(crate) struct CheckpointArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
     pub(crate) target: Target,
     /// Give up after so many seconds; the container goes on then
@@ -494,15 +530,108 @@ pub(crate) struct CheckpointArgs {
 #[command(after_help = "\
 Examples:
   cryopod list
-  cryopod list --dir /mnt/usb --output json")]
+  cryopod list --dir /mnt/usb --output json
+
+PINNED archives are those that `cryopod prune` and the server's retention never delete.")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Folder to look in; the node's folder of checkpoints unless given
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod prune --keep-per-container 3 --dry-run
+      Show what would go, and why.
+  cryopod prune --max-age 7d --min-free 10%
+      Delete what is older than a week; then, while less than a tenth of the disk is free, the
+      oldest of the rest, all of it if need be.
+  cryopod prune --policy retention.yaml
+      Policies per container, pod and namespace, in the words of checkpoint-restore-operator:
+        globalPolicy: {maxCheckpointsPerContainer: 10, maxTotalSizePerNamespace: 50Gi}
+        podPolicies: [{namespace: default, pod: counter, maxCheckpoints: 3}]
+        nodePolicy: {minFree: 10%, maxAge: 30d}
+      Options given besides go over the file's. `cryopod serve --retention-policy` keeps to the
+      same file by itself.
+
+The oldest go first, no more than needed. Pinned archives count and stay. What is being read goes
+later, and what is no archive is left alone. The most specific policy of an archive is the only one
+that counts, apart from nodePolicy, which is for all.")]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Delete nothing, only say what would be
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+    /// Folder to work on; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+/// What is kept. At least one limit, lest nothing to do be taken for everything done.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct LimitArgs {
+    /// Keep so many archives of each container
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_container: Option<u64>,
+    /// Keep so many archives of each pod
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_pod: Option<u64>,
+    /// Keep so many archives of each namespace
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_namespace: Option<u64>,
+    /// Keep so many archives in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep: Option<u64>,
+    /// Keep no archive that is bigger, such as 10Gi
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<Size>,
+    /// Keep no more than that in all, such as 200Gi
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_total_size: Option<Size>,
+    /// Keep no archive that is older, such as 36h, 7d or 4w
+    #[arg(long, value_name = "AGE")]
+    pub(crate) max_age: Option<Age>,
+    /// Keep so much of the disk free, such as 10% or 50Gi
+    #[arg(long, value_name = "SHARE|SIZE")]
+    pub(crate) min_free: Option<MinFree>,
+    /// Keep to the policies of a YAML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod pin checkpoint-counter_default-counter-2026-11-22T10:00:00Z.tar
+  cryopod pin /mnt/usb/redis.tar
+
+A pin is a file NAME.tar.keep beside the archive, the one that checkpoint-restore-operator looks for:
+`touch` makes it as well, and what is written in it does not matter. Pinned archives count for every
+limit and are never deleted by one.")]
+pub(crate) struct PinArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Names of archives, as `cryopod list` has them, or paths
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archives: Vec<PathBuf>,
+    /// Folder of those that are named without one; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -516,6 +645,8 @@ and the host's network are given here, or not at all.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// The archive
     pub(crate) archive: PathBuf,
     /// Name of the container; the archive's unless given

@@ -159,7 +159,9 @@ impl Drop for Attempt {
 
 async fn aftermath(inner: Inner, aftermaths: &Aftermaths, first: oneshot::Sender<()>) {
     let Inner { turn, location, ward, end, kept } = inner;
-    if !kept {
+    // What is kept is nobody's place any more, before anybody hears of it.
+    let location = (!kept).then_some(location);
+    if let Some(location) = &location {
         let path = location.path().to_owned();
         let removed = tokio::task::spawn_blocking(move || deposit::remove(&path)).await;
         // It only fails where it panics, which is reported by the panic.
@@ -178,7 +180,7 @@ async fn aftermath(inner: Inner, aftermaths: &Aftermaths, first: oneshot::Sender
         Some(ward) => ward.watch(aftermaths.care, told).await,
     }
     drop(turn);
-    if !kept && end == End::Unknown {
+    if let (Some(location), End::Unknown) = (location, end) {
         aftermaths.latecomers.watch(location);
     }
 }

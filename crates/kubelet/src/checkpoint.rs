@@ -18,14 +18,17 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use jiff::Zoned;
+use tracing::Instrument as _;
 
 use crate::attempt::{Aftermaths, Attempt};
 use crate::deposit::{self, DepositError, Latecomers};
 use crate::location::{Location, LocationError, Locations};
+use crate::metrics::{CheckpointMetrics, Course, Phase};
 use crate::pods::Snapshot;
 use crate::progress::{Board, Ticket};
 use crate::room::{self, Claim, NoRoom, Room};
-use crate::runtime::{CheckpointCall, Code, RpcError, Runtime};
+use crate::runtime::{CheckpointCall, Code, Report, RpcError, Runtime};
+use crate::store::Store;
 use crate::thaw::{Care, Thaw, Ward};
 use crate::timeout::{self, BadTimeout};
 use crate::turns::{Leave, Turns};
@@ -107,11 +110,37 @@ pub enum Failure {
 impl CheckpointError {
     /// The answer's status.
     pub fn status(&self) -> StatusCode {
+        self.class().0
+    }
+
+    /// The answer's status, and one word for metrics and the audit line.
+    pub(crate) fn class(&self) -> (StatusCode, &'static str) {
+        let internal = StatusCode::INTERNAL_SERVER_ERROR;
         match self {
-            Self::NoPod | Self::NoContainer { .. } | Self::Timeout(_) => StatusCode::NOT_FOUND,
-            Self::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoPod | Self::NoContainer { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Timeout(_) => (StatusCode::NOT_FOUND, "bad_request"),
+            Self::Failed { cause, .. } => match cause {
+                Failure::NotRunning { .. } => (internal, "not_running"),
+                Failure::NegativeTimeout => (internal, "bad_request"),
+                Failure::NoRoom(_) => (internal, "no_space"),
+                Failure::Location(_) | Failure::Deposit(_) => (internal, "failed"),
+                Failure::Rpc(error) => match error.code {
+                    Code::DeadlineExceeded => (internal, "deadline"),
+                    Code::Unimplemented => (internal, "unimplemented"),
+                    _ => (internal, "failed"),
+                },
+            },
         }
     }
+}
+
+/// An archive that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its absolute path.
+    pub path: String,
+    /// What the runtime told of it.
+    pub report: Option<Report>,
 }
 
 /// How checkpoints are made, beyond what a request says.
@@ -154,6 +183,9 @@ pub struct Checkpointer {
     turns: Turns,
     board: Board,
     aftermaths: Aftermaths,
+    /// Told which names are being written.
+    store: Option<Store>,
+    metrics: CheckpointMetrics,
 }
 
 impl fmt::Debug for Checkpointer {
@@ -186,7 +218,19 @@ impl Checkpointer {
             turns: Turns::new(settings.at_once),
             board: Board::default(),
             aftermaths: Aftermaths::new(settings.care, latecomers),
+            store: None,
+            metrics: CheckpointMetrics::default(),
         }
+    }
+
+    /// What is counted is counted there.
+    pub(crate) fn with_metrics(self, metrics: CheckpointMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// With a store over the folder: what a runtime still writes is hidden from it.
+    pub fn with_store(self, store: Store) -> Self {
+        Self { store: Some(store), ..self }
     }
 
     /// The checkpoints under way and just ended.
@@ -199,7 +243,7 @@ impl Checkpointer {
         self.aftermaths.settled().await;
     }
 
-    /// Makes an archive and returns its absolute path. `query` is the request's query string.
+    /// Makes an archive. `query` is the request's query string.
     ///
     /// # Errors
     /// [`CheckpointError`], whose message is the answer's body.
@@ -207,10 +251,28 @@ impl Checkpointer {
         &self,
         target: &Target,
         query: Option<&str>,
-    ) -> Result<String, CheckpointError> {
+    ) -> Result<Made, CheckpointError> {
+        let mut course = self.metrics.begin();
+        let made = self.make(target, query, &mut course).await;
+        course.end(match &made {
+            Ok(_) => "done",
+            Err(error) => error.class().1,
+        });
+        made
+    }
+
+    async fn make(
+        &self,
+        target: &Target,
+        query: Option<&str>,
+        course: &mut Course,
+    ) -> Result<Made, CheckpointError> {
         let failed = |cause: Failure| CheckpointError::Failed { target: target.clone(), cause };
         let take = async || {
-            Snapshot::take(&*self.runtime).await.map_err(|error| failed(Failure::Rpc(error)))
+            Snapshot::take(&*self.runtime)
+                .instrument(tracing::debug_span!("lookup"))
+                .await
+                .map_err(|error| failed(Failure::Rpc(error)))
         };
         let mut snapshot = take().await?;
         let pod = snapshot.pod(&target.namespace, &target.pod).ok_or(CheckpointError::NoPod)?;
@@ -221,12 +283,14 @@ impl Checkpointer {
         let requested = timeout::parse_query(query)?;
 
         let ticket = self.board.begin(target);
-        let leave = self.turns.take(target).await;
+        course.enter(Phase::Waiting);
+        let leave = self.turns.take(target).instrument(tracing::debug_span!("waiting")).await;
+        course.enter(Phase::Lookup);
         let made = async {
             if leave.waited {
                 snapshot = take().await?;
             }
-            self.run(&snapshot, target, requested, leave, &ticket).await.map_err(failed)
+            self.run(&snapshot, target, requested, leave, &ticket, course).await.map_err(failed)
         };
         let made = made.await;
         ticket.ended(made.as_ref().map(|_| ()).map_err(ToString::to_string));
@@ -240,7 +304,8 @@ impl Checkpointer {
         requested: i64,
         leave: Leave,
         ticket: &Ticket,
-    ) -> Result<String, Failure> {
+        course: &mut Course,
+    ) -> Result<Made, Failure> {
         let Target { namespace, pod, container } = target;
         let container_id = snapshot
             .pod(namespace, pod)
@@ -249,8 +314,12 @@ impl Checkpointer {
             .ok_or_else(|| Failure::NotRunning { container: container.clone() })?;
         let (timeout_seconds, deadline) =
             timeout::effective(requested, self.default_timeout).ok_or(Failure::NegativeTimeout)?;
-        let location = self.locations.reserve(namespace, pod, container, &Zoned::now()).await?;
+        let mut location = self.locations.reserve(namespace, pod, container, &Zoned::now()).await?;
         let path = location.path().to_owned();
+        let name = Path::new(&path).file_name().and_then(|name| name.to_str());
+        if let Some((store, name)) = self.store.as_ref().zip(name) {
+            location.hide(store.writing(name));
+        }
         let estimate = self.estimate(&container_id).await;
         let claim = match estimate {
             Some(bytes) => Some(self.claim(&location, bytes).await?),
@@ -269,6 +338,7 @@ impl Checkpointer {
             timeout_seconds,
             deadline,
         });
+        course.enter(Phase::Runtime);
         let begun = Instant::now();
         let answer = match tokio::time::timeout(deadline, call).await {
             Ok(answer) => answer.map_err(|error| at_deadline(error, begun.elapsed(), deadline)),
@@ -277,15 +347,24 @@ impl Checkpointer {
         attempt.answered(&answer);
         drop(place);
         let done = match answer {
-            Ok(()) => seal(&path).await.map_err(Failure::from),
+            Ok(report) => seal(&path).await.map(|()| report).map_err(Failure::from),
             Err(error) => Err(error.into()),
         };
         drop(claim);
-        match done {
-            Ok(()) => attempt.keep().await,
+        course.enter(Phase::Aftermath);
+        match &done {
+            Ok(report) => {
+                let bytes = match report {
+                    Some(report) => Some(report.archive_bytes),
+                    None => tokio::fs::metadata(&path).await.map(|file| file.len()).ok(),
+                };
+                let frozen = report.as_ref().map(|report| report.frozen_micros);
+                self.metrics.made(bytes, frozen.map(Duration::from_micros));
+                attempt.keep().await;
+            }
             Err(_) => attempt.discard().await,
         }
-        done.map(|()| path)
+        done.map(|report| Made { path, report })
     }
 
     /// Bytes that the archive of a container is expected to have, if the runtime tells what it uses.

@@ -24,6 +24,12 @@ impl KubernetesVersion {
         if self >= (Self { major: 1, minor: 30 }) { "checkpoint" } else { "proxy" }
     }
 
+    /// Whether health, pods and configuration have subresources of their own beside `proxy`: the
+    /// feature gate KubeletFineGrainedAuthz, on since 1.33.
+    pub(crate) fn has_fine_grained_authorization(self) -> bool {
+        self >= (Self { major: 1, minor: 33 })
+    }
+
     /// The text of a 403, with several subresources and a newline since 1.32.
     pub(crate) fn forbidden(
         self,

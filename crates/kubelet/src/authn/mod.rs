@@ -17,6 +17,7 @@ use rustls_pki_types::CertificateDer;
 use crate::{BoxError, BoxFuture};
 
 pub use token::{TokenError, TokenOptions, Tokens};
+pub(crate) use x509::credential_id;
 pub use x509::{ClientCa, ClientCaError, X509Error};
 
 /// The group of everybody who was authenticated.
@@ -50,6 +51,18 @@ pub enum Credential {
     Token,
     /// Nothing.
     Anonymous,
+}
+
+impl Credential {
+    /// A word for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCertificate => "certificate",
+            Self::Token => "token",
+            Self::Anonymous => "anonymous",
+        }
+    }
 }
 
 impl User {

@@ -31,7 +31,8 @@ pub struct Attributes {
     pub api_version: &'static str,
     /// `nodes`, or `pods` in the second check.
     pub resource: &'static str,
-    /// `checkpoint`, or what stood for it in old Kubernetes versions.
+    /// `checkpoint`, `metrics`, `healthz`, `proxy`, …; in old Kubernetes versions `proxy` stood for
+    /// the first.
     pub subresource: &'static str,
     /// The node's name, or the pod's.
     pub name: String,

@@ -101,9 +101,9 @@ pub struct Effective {
     pub server_tls_bootstrap: Setting<bool>,
     /// Without effect: the kubeconfig's files are used as they are.
     pub rotate_certificates: Setting<bool>,
-    /// Without effect: health is told on the HTTPS port.
+    /// Where health pages for everybody are served: see [`Effective::healthz`].
     pub healthz_bind_address: Setting<IpAddr>,
-    /// Without effect: health is told on the HTTPS port.
+    /// The same. 0: nowhere.
     pub healthz_port: Setting<u16>,
     /// Our own settings.
     pub extras: Extras,
@@ -280,7 +280,7 @@ impl Effective {
                 kubelet.healthz_bind_address,
                 loopback,
             ),
-            healthz_port: from.choose("healthzPort", kubelet.healthz_port, 10248),
+            healthz_port: from.choose("healthzPort", kubelet.healthz_port, 0),
             extras,
             extras_tree: extras_tree.clone(),
             ignored,
@@ -389,6 +389,14 @@ impl Effective {
         SocketAddr::new(self.address.value, self.port.value)
     }
 
+    /// Where health pages for everybody are served. A kubelet serves them on port 10248 when
+    /// nothing is said; here they are then behind the door only, because that port is most likely
+    /// the kubelet's of this node.
+    pub fn healthz(&self) -> Option<SocketAddr> {
+        (self.healthz_port.value != 0)
+            .then(|| SocketAddr::new(self.healthz_bind_address.value, self.healthz_port.value))
+    }
+
     /// The folder of archives.
     pub fn checkpoints(&self) -> PathBuf {
         self.root_dir.value.join(CHECKPOINTS)
@@ -434,6 +442,8 @@ impl Effective {
                 free_reserve: self.extras.checkpoints_free_reserve,
                 ..Settings::default()
             },
+            healthz_bind: self.healthz(),
+            audit_log: self.extras.audit_log.clone(),
             limits: Limits { connections: self.extras.max_connections, ..Limits::default() },
             ..Options::new(self.node_name.value.clone())
         })

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cryopod_cri::client::CheckpointOptions;
 use cryopod_cri::v1::{ContainerState, PodSandboxState};
 use cryopod_cri::{Client, CriError, labels, v1};
 
-use super::{CheckpointCall, Code, Container, RpcError, Runtime, Sandbox};
+use super::{CheckpointCall, Code, Container, Report, RpcError, Runtime, Sandbox};
 use crate::BoxFuture;
 
 /// A runtime behind a CRI socket.
@@ -28,6 +29,7 @@ pub struct CriRuntime {
 impl CriRuntime {
     /// `timeout` bounds the calls other than a checkpoint: the kubelet's `runtimeRequestTimeout`.
     pub fn new(client: Client, timeout: Duration) -> Self {
+        let client = client.with_metadata(crate::trace::metadata);
         Self { client, timeout, known: Arc::default() }
     }
 
@@ -76,6 +78,14 @@ impl CriRuntime {
         }
         error
     }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
 }
 
 impl Runtime for CriRuntime {
@@ -113,14 +123,34 @@ impl Runtime for CriRuntime {
         })
     }
 
-    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {
+    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>> {
         Box::pin(async move {
             let CheckpointCall { container_id, location, timeout_seconds, deadline } = call;
-            self.client
-                .checkpoint_container(&container_id, &location, timeout_seconds, Some(deadline))
+            let told = self
+                .client
+                .checkpoint_container_with(
+                    &container_id,
+                    &location,
+                    timeout_seconds,
+                    Some(deadline),
+                    CheckpointOptions::default(),
+                )
                 .await
-                .map_err(|error| self.failed(error))
+                .map_err(|error| self.failed(error))?;
+            Ok(told.and_then(|json| parse_report(&json)))
         })
+    }
+}
+
+/// A report that cannot be understood is none: the archive is there all the same.
+fn parse_report(json: &[u8]) -> Option<Report> {
+    match serde_json::from_slice(json) {
+        Ok(report) => Some(report),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the runtime's report of a checkpoint cannot be understood");
+            None
+        }
     }
 }
 
@@ -195,6 +225,13 @@ impl From<CriError> for RpcError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_read_as_far_as_it_is_known() {
+        let report = parse_report(br#"{"archive_bytes":7,"frozen_micros":9,"new":[]}"#).unwrap();
+        assert_eq!((report.archive_bytes, report.frozen_micros, report.tasks), (7, 9, 0));
+        assert_eq!(parse_report(b"nonsense"), None);
+    }
 
     #[test]
     fn the_pid_is_found_in_the_verbose_status_and_nothing_else_is_taken_for_one() {

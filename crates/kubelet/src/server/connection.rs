@@ -108,13 +108,13 @@ impl Connections {
             async move {
                 // Too large by itself, or together with what others have sent.
                 let Some(claim) = claim.ok().filter(|_| !too_large) else {
-                    drop(running);
                     let status = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                    return Ok::<_, Infallible>(crate::reply::text(status, ""));
+                    let reply = crate::reply::text(status, "");
+                    return Ok::<_, Infallible>(reply.map(|body| running.send(body)));
                 };
                 let reply = door.answer(request, &certificates, peer).await;
-                drop((running, claim));
-                Ok::<_, Infallible>(reply)
+                drop(claim);
+                Ok::<_, Infallible>(reply.map(|body| running.send(body)))
             }
         });
         let stream = TokioIo::new(Metered::new(stream, Arc::clone(&meter)));
@@ -134,6 +134,12 @@ impl Connections {
                     if seat.is_busy() {
                         // Asked at the last moment: the goodbye waits for the answer.
                         closing = closing.map(|_| Instant::now() + CLOSING);
+                    } else if seat.is_sending() {
+                        if seat.idle_end(&self.limits) <= Instant::now() {
+                            tracing::debug!(%peer, "an answer is not taken: connection dropped");
+                            return;
+                        }
+                        closing = closing.map(|_| seat.idle_end(&self.limits));
                     } else if closing.is_some() || !seat.has_asked() {
                         // Who never asked for anything is owed no goodbye.
                         return;

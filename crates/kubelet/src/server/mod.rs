@@ -6,8 +6,10 @@
 
 mod connection;
 mod door;
+mod healthz;
 mod intake;
 mod places;
+mod sending;
 
 use std::fmt;
 use std::io;
@@ -21,14 +23,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::api::Api;
+use crate::audit::{Audit, AuditFile};
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
 use crate::checkpoint::{Checkpointer, Settings};
 use crate::feature_gates::FeatureGates;
+use crate::health::Health;
 use crate::kubernetes_version::KubernetesVersion;
-use crate::runtime::Runtime;
+use crate::metrics::Metrics;
+use crate::retention::Keeper;
+use crate::runtime::{Counted, Restorer, Runtime};
+use crate::store::{Store, StoreError};
 use crate::thaw::Thaw;
 use crate::tls::{Handshakes, Policy, ProtocolError, ServingCertificate, ServingError};
 
@@ -81,6 +89,14 @@ pub struct Options {
     pub checkpoints: Settings,
     /// What one client can hold.
     pub limits: Limits,
+    /// Told of each new archive; it must be run elsewhere, and be over the folder `checkpoints`
+    /// of the root folder.
+    pub keeper: Option<Keeper>,
+    /// `--healthz-bind-address` and `--healthz-port`: `/healthz` and `/readyz` for everybody who
+    /// reaches this address, over plain HTTP. `None`: only behind the door.
+    pub healthz_bind: Option<SocketAddr>,
+    /// Where audit lines go beside the log.
+    pub audit_log: Option<PathBuf>,
 }
 
 impl Options {
@@ -105,6 +121,9 @@ impl Options {
             runtime_request_timeout: Duration::from_secs(120),
             checkpoints: Settings::default(),
             limits: Limits::default(),
+            keeper: None,
+            healthz_bind: None,
+            audit_log: None,
         }
     }
 }
@@ -166,6 +185,8 @@ pub struct Delegates {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// In place of [`NodeAttributes`].
     pub attributes: Option<Arc<dyn RequestAttributes>>,
+    /// Lets containers go on from archives; without one, nobody can ask for it.
+    pub restorer: Option<Arc<dyn Restorer>>,
     /// Lets containers go on that a runtime left frozen. For runtimes that are not our own.
     pub thaw: Option<Arc<dyn Thaw>>,
 }
@@ -176,6 +197,7 @@ impl fmt::Debug for Delegates {
             .field("authenticators", &self.authenticators.len())
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
+            .field("restorer", &self.restorer.is_some())
             .field("thaw", &self.thaw.is_some())
             .finish()
     }
@@ -231,6 +253,18 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder of the archives is none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit file cannot be written to.
+    #[error("cannot open the audit file {}", path.display())]
+    AuditLog {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The address is taken or not ours.
     #[error("cannot listen on {address}")]
     Listen {
@@ -251,6 +285,10 @@ pub struct Server {
     certificate: Arc<ServingCertificate>,
     door: Arc<Door>,
     limits: Limits,
+    healthz: Option<(TcpListener, SocketAddr)>,
+    health: Arc<Health>,
+    /// Dropped when the server stops.
+    stop: watch::Sender<()>,
 }
 
 impl Server {
@@ -303,9 +341,17 @@ impl Server {
             Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
         });
 
-        let failed = |source| StartError::Listen { address: options.bind, source };
-        let listener = TcpListener::bind(options.bind).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = listen(options.bind).await?;
+        let healthz = match options.healthz_bind {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let audit_file = match options.audit_log {
+            Some(path) => Some(
+                AuditFile::open(&path).map_err(|source| StartError::AuditLog { path, source })?,
+            ),
+            None => None,
+        };
 
         let certificate = match given {
             Some((certificate, key)) => ServingCertificate::from_files(&certificate, &key).await?,
@@ -314,6 +360,8 @@ impl Server {
                 ServingCertificate::self_signed(&folder, &node_name).await?
             }
         };
+        let metrics = Arc::new(Metrics::new());
+        let runtime: Arc<dyn Runtime> = Arc::new(Counted::new(runtime, metrics.operations.clone()));
         let certificate = Arc::new(certificate);
         let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca, options.tls)?;
         let folder = root_dir.join(CHECKPOINTS);
@@ -325,21 +373,41 @@ impl Server {
                 .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
+        let health = Arc::new(Health::new(
+            Arc::clone(&runtime),
+            registered.then(|| folder.clone()),
+            Arc::clone(&certificate),
+        ));
+        let keeper = options.keeper;
+        let store = match &keeper {
+            Some(keeper) => keeper.store().clone(),
+            None => Store::at(&folder)?,
+        };
         let checkpointer = Checkpointer::new(
             runtime,
             delegates.thaw,
             &folder,
             options.runtime_request_timeout,
             options.checkpoints,
-        );
+        )
+        .with_metrics(metrics.checkpoints.clone())
+        .with_store(store.clone());
+        let (stop, stopped) = watch::channel(());
+        let api = Api::new(store, checkpointer.board().clone(), delegates.restorer, stopped);
         let door = Door {
             chain,
             attributes,
             authorizer,
             checkpointer,
+            keeper,
+            api,
             version: options.kubernetes_version,
             authorize_pods: options.authorize_pods,
             registered,
+            health: Arc::clone(&health),
+            audit: Audit::new(audit_file, Arc::clone(&metrics)),
+            metrics,
+            certificate: Arc::clone(&certificate),
         };
         Ok(Self {
             listener,
@@ -348,12 +416,25 @@ impl Server {
             certificate,
             door: Arc::new(door),
             limits: Limits { connections: limits.connections.min(descriptors()), ..limits },
+            healthz,
+            health,
+            stop,
         })
     }
 
     /// The address listened on, with the port the kernel chose for port 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the plain health pages, if there are any.
+    pub fn healthz_addr(&self) -> Option<SocketAddr> {
+        self.healthz.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The audit lines' way out, to have its file opened again.
+    pub fn audit(&self) -> Audit {
+        self.door.audit.clone()
     }
 
     /// The file of the certificate served: what a client trusts when it is self-signed.
@@ -365,13 +446,15 @@ impl Server {
     /// within [`Limits::shutdown`], and what is left is cancelled. Containers of calls that were
     /// cancelled are looked after for as long again, so that none stays frozen.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let (stop, stopped) = watch::channel(());
+        let stop = self.stop;
+        let stopped = stop.subscribe();
         let door = Arc::clone(&self.door);
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {
             () = accept_all(&self.listener, &connections, &mut tasks, self.limits) => {}
             () = connections.keep_reloading() => {}
+            () = healthz::serve(self.healthz, self.health) => {}
             () = shutdown => {}
         }
         drop(self.listener);
@@ -386,6 +469,13 @@ impl Server {
             tracing::error!("a runtime still works on a container whose checkpoint was cancelled");
         }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Accepts without end.

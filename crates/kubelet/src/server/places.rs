@@ -1,6 +1,6 @@
 //! Places for connections. When all are taken, a new connection takes the place of the one that
 //! has done the least for the longest: first those still in the handshake, then those that never
-//! asked for anything, then those between two requests. A request under way is never given up, so
+//! asked for anything, then those between two requests, then those that take an answer slowly. A request under way is never given up, so
 //! a flood of connections that do nothing keeps nobody out.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Limits;
+use super::sending::Sending;
+use crate::reply::Body;
 
 /// All places.
 #[derive(Debug)]
@@ -45,8 +47,10 @@ pub(super) struct Seat {
 #[derive(Clone, Copy, Debug)]
 struct State {
     stage: Stage,
-    /// Requests under way.
+    /// Requests without an answer.
     running: usize,
+    /// Answers that are not sent whole.
+    sending: usize,
     since: Instant,
     leaving: bool,
 }
@@ -99,16 +103,16 @@ impl Places {
     /// busy, or when one is on its way out already.
     pub(super) fn give_up_one(&self) {
         let taken = lock(&self.taken);
-        let mut least: Option<(Stage, Instant, &Seat)> = None;
+        let mut least: Option<((Stage, bool), Instant, &Seat)> = None;
         for seat in taken.seats.values() {
             let state = *lock(&seat.state);
             if state.leaving {
                 return;
             }
             let less =
-                least.is_none_or(|(stage, since, _)| (state.stage, state.since) < (stage, since));
+                least.is_none_or(|(stage, since, _)| (state.rank(), state.since) < (stage, since));
             if state.running == 0 && less {
-                least = Some((state.stage, state.since, seat));
+                least = Some((state.rank(), state.since, seat));
             }
         }
         if let Some((_, _, seat)) = least {
@@ -153,6 +157,7 @@ impl Seat {
             state: Mutex::new(State {
                 stage: Stage::Handshake,
                 running: 0,
+                sending: 0,
                 since: Instant::now(),
                 leaving: false,
             }),
@@ -179,6 +184,24 @@ impl Seat {
         lock(&self.state).running > 0
     }
 
+    pub(super) fn is_sending(&self) -> bool {
+        lock(&self.state).sending > 0
+    }
+
+    pub(super) fn begin_sending(&self) {
+        lock(&self.state).sending += 1;
+    }
+
+    pub(super) fn end_sending(&self) {
+        lock(&self.state).sending -= 1;
+        self.touch();
+    }
+
+    /// It does something.
+    pub(super) fn touch(&self) {
+        lock(&self.state).since = Instant::now();
+    }
+
     /// Whether there was ever a request.
     pub(super) fn has_asked(&self) -> bool {
         lock(&self.state).stage == Stage::Asked
@@ -199,6 +222,20 @@ impl Seat {
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Running(Arc<Seat>);
+
+impl State {
+    /// The least is given up first.
+    fn rank(&self) -> (Stage, bool) {
+        (self.stage, self.sending > 0)
+    }
+}
+
+impl Running {
+    /// The answer is there and begins to be sent.
+    pub(super) fn send(self, body: Body) -> Sending {
+        Sending::new(body, Arc::clone(&self.0))
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -148,6 +148,16 @@ impl ServingCertificate {
         &self.pair.certificate
     }
 
+    /// From when to when the certificate served now is valid, in seconds since 1970; `None` for
+    /// one that cannot be read.
+    pub(crate) fn validity(&self) -> Option<(i64, i64)> {
+        let current = Arc::clone(&self.current.borrow());
+        let (_, parsed) =
+            x509_parser::certificate::X509Certificate::from_der(current.cert.first()?).ok()?;
+        let validity = parsed.validity();
+        Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+    }
+
     /// Reads the files again if they changed, and renews what was made here and is about to end;
     /// returns whether another certificate is served now.
     ///

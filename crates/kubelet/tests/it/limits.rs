@@ -55,8 +55,8 @@ async fn more_than_the_node_may_make_at_once_wait_and_say_so() {
     // The place is free a moment before the end is told: which of both is told first is open.
     let board = handler.board().list();
     assert_eq!(board.len(), 2);
-    for path in paths {
-        let mut ends = board.iter().filter(|one| one.location.as_deref() == Some(&*path));
+    for made in paths {
+        let mut ends = board.iter().filter(|one| one.location.as_deref() == Some(&*made.path));
         assert_eq!(ends.next().unwrap().phase, Phase::Done);
     }
 }

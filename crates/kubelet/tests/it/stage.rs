@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use cryopod_kubelet::runtime::{CheckpointCall, Container, RpcError, Runtime, Sandbox};
+use cryopod_kubelet::runtime::{CheckpointCall, Container, Report, RpcError, Runtime, Sandbox};
 use cryopod_kubelet::{BoxFuture, Delegates, Options, Server};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -26,6 +26,8 @@ pub(crate) enum Act {
     Wait(Arc<Notify>),
     /// Never answers.
     Hang,
+    /// Writes, and tells of it.
+    Tell(Report),
 }
 
 /// A runtime played by the test. Pod `default/counter` has the running `counter`, the created
@@ -103,6 +105,30 @@ impl Played {
 
     pub(crate) fn fail_lists(&self, error: RpcError) {
         self.change(|state| state.list_error = Some(error));
+    }
+
+    /// Another container that runs, in a pod that is made where it is not there.
+    pub(crate) fn add_container(&self, namespace: &str, pod: &str, name: &str) {
+        self.change(|state| {
+            let id = format!("s-{namespace}-{pod}");
+            if !state.sandboxes.iter().any(|sandbox| sandbox.id == id) {
+                state.sandboxes.push(Sandbox {
+                    id: id.clone(),
+                    pod: pod.into(),
+                    namespace: namespace.into(),
+                    uid: id.clone(),
+                    ready: true,
+                    created_at: 1,
+                });
+            }
+            state.containers.push(Container {
+                id: format!("id-{name}"),
+                sandbox_id: id,
+                name: name.into(),
+                running: true,
+                created_at: 1,
+            });
+        });
     }
 
     /// What every container is said to use.
@@ -189,7 +215,7 @@ impl Runtime for Played {
         Box::pin(async move { Ok(answer) })
     }
 
-    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {
+    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>> {
         Box::pin(async move {
             let act = self.change(|state| {
                 state.calls.push(call.clone());
@@ -199,11 +225,12 @@ impl Runtime for Played {
             });
             let mut running = Running(self, false);
             let answer = match act {
-                Act::Write => Ok(()),
+                Act::Write => Ok(None),
+                Act::Tell(report) => Ok(Some(report)),
                 Act::Fail(error) => Err(error),
                 Act::Wait(notify) => {
                     notify.notified().await;
-                    Ok(())
+                    Ok(None)
                 }
                 Act::Hang => std::future::pending().await,
             };
@@ -226,6 +253,8 @@ pub(crate) struct Stage {
     pub(crate) trusted: CertificateDer<'static>,
     stop: Option<oneshot::Sender<()>>,
     pub(crate) server: JoinHandle<()>,
+    /// Of the plain health pages.
+    pub(crate) healthz: Option<SocketAddr>,
 }
 
 /// Options for a server below `root` that takes certificates of `authority`.
@@ -273,11 +302,13 @@ impl Stage {
         let pem = std::fs::read(server.certificate_path()).unwrap();
         let trusted = CertificateDer::from_pem_slice(&pem).unwrap();
         let address = server.local_addr();
+        let healthz = server.healthz_addr();
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Self { runtime: played, root, authority, address, trusted, stop: Some(stop), server }
+        let stop = Some(stop);
+        Self { runtime: played, root, authority, address, trusted, stop, server, healthz }
     }
 
     /// A client with a good certificate.
@@ -292,6 +323,13 @@ impl Stage {
     /// A client without a certificate.
     pub(crate) fn stranger(&self) -> Client {
         Client::new(self.address, self.trusted.clone(), None)
+    }
+
+    /// What the server counts, as Prometheus reads it.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = self.client().send("GET", "/metrics", &[]).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
     }
 
     pub(crate) fn checkpoints(&self) -> std::path::PathBuf {

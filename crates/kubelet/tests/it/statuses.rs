@@ -15,8 +15,15 @@ fn rpc(code: Code, message: &str) -> RpcError {
     RpcError { code, message: message.to_owned() }
 }
 
-/// The whole of an answer: nothing beyond these headers is sent.
-fn assert_whole(answer: &Answer, status: u16, headers: &[(&str, &str)], body: &str, case: &str) {
+/// The whole of an answer: nothing beyond these headers is sent, but for the date and the request's
+/// id, which every answer has.
+pub(crate) fn assert_whole(
+    answer: &Answer,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &str,
+    case: &str,
+) {
     assert_eq!(answer.status.as_u16(), status, "{case}: {answer:?}");
     assert_eq!(answer.body, body, "{case}");
     let length = body.len().to_string();
@@ -27,11 +34,12 @@ fn assert_whole(answer: &Answer, status: u16, headers: &[(&str, &str)], body: &s
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-        .filter(|(name, _)| *name != "date")
+        .filter(|(name, _)| !["date", "x-request-id"].contains(name))
         .collect();
     seen.sort_unstable();
     assert_eq!(seen, expected, "{case}");
     assert!(answer.header("date").is_some(), "{case}");
+    assert!(answer.header("x-request-id").is_some(), "{case}");
 }
 
 /// Over both protocols.
