@@ -2,7 +2,7 @@
 
 use crate::harness::{cryopod, stderr, stdout};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 16] = [
     "serve",
     "run",
     "ps",
@@ -12,8 +12,12 @@ const COMMANDS: [&str; 12] = [
     "exec",
     "checkpoint",
     "list",
+    "prune",
+    "pin",
+    "unpin",
     "restore",
     "demo",
+    "config",
     "version",
 ];
 

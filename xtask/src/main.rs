@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`.
+//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`, `schemathesis`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on both")]
 
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod containerd;
 mod coverage;
 mod criu;
 mod e2e;
@@ -17,6 +18,7 @@ mod pipeline;
 mod readers;
 mod redis;
 mod report;
+mod schemathesis;
 mod sid;
 mod stand;
 mod workers;
@@ -107,6 +109,21 @@ enum Task {
         #[arg(long)]
         remark: Option<String>,
     },
+    /// Runs the fuzzer schemathesis, which it installs from PyPI, against the HTTPS API and its OpenAPI document.
+    Schemathesis {
+        /// Examples for each operation.
+        #[arg(long, default_value_t = 30)]
+        examples: u32,
+        /// What chance begins with.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Folder of the virtual environment.
+        #[arg(long, value_name = "DIR")]
+        venv: Option<PathBuf>,
+        /// Tries the release build of `cryopod`.
+        #[arg(long)]
+        release: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -154,6 +171,9 @@ fn run(task: Task) -> Result<ExitCode> {
                 write,
                 remark,
             })?
+        }
+        Task::Schemathesis { examples, seed, venv, release } => {
+            schemathesis::schemathesis(&schemathesis::Choice { examples, seed, venv, release })?
         }
         Task::E2e { suites, jobs, release } => e2e::e2e(&suites, jobs, release)?,
     };

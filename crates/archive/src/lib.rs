@@ -28,4 +28,6 @@ pub use tar::decode::TarError;
 pub use tree::pack::{Packed, pack_tree, pack_upper};
 pub use tree::unpack::{Limits, Unpacked, remove_deleted, unpack_diff, unpack_tree};
 pub use tree::{Note, NoteKind, TreeError};
-pub use writer::{ArchiveWriter, DATA_ALIGN, EntryData, Finished, WriteError, remove_partial};
+pub use writer::{
+    ArchiveWriter, DATA_ALIGN, EntryData, Finished, WriteError, is_partial, remove_partial,
+};

@@ -188,8 +188,27 @@ impl Archive {
     /// # Errors
     /// When it is missing, damaged or not what it should be.
     pub fn annotations(&self) -> Result<BTreeMap<String, String>, MetadataError> {
-        let spec: SpecHead = self.json(names::SPEC, &self.read(names::SPEC, MAX_METADATA)?)?;
-        Ok(spec.annotations.unwrap_or_default())
+        Ok(self.spec::<SpecHead>()?.annotations.unwrap_or_default())
+    }
+
+    /// Parts of `spec.dump`, the OCI specification.
+    ///
+    /// # Errors
+    /// When it is missing, damaged or not what it should be.
+    pub fn spec<T: serde::de::DeserializeOwned>(&self) -> Result<T, MetadataError> {
+        self.json(names::SPEC, &self.read(names::SPEC, MAX_METADATA)?)
+    }
+
+    /// Whose checkpoint it is, as far as the archive says. `config.dump` may be missing.
+    ///
+    /// # Errors
+    /// When `spec.dump` is missing, or an entry is damaged or not what it should be.
+    pub fn identity(&self) -> Result<Identity, MetadataError> {
+        let config = match self.read_optional(names::CONFIG, MAX_METADATA)? {
+            Some(bytes) => self.json(names::CONFIG, &bytes)?,
+            None => ConfigDump::default(),
+        };
+        Ok(identity(&config, &self.annotations()?))
     }
 
     /// `deleted.files`: paths in the container; none when there is no such entry.
@@ -263,13 +282,22 @@ impl Archive {
     }
 }
 
-/// From the annotations of CRI-O or containerd; otherwise from the name.
+/// From the annotations of containerd, the labels that CRI-O keeps in one annotation, or
+/// annotations named like those labels, in this order, which is that of other readers; otherwise
+/// from the name.
 fn identity(config: &ConfigDump, annotations: &BTreeMap<String, String>) -> Identity {
-    let first = |keys: [&str; 2]| keys.iter().find_map(|key| annotations.get(*key)).cloned();
+    let labels: BTreeMap<String, String> = annotations
+        .get("io.kubernetes.cri-o.Labels")
+        .and_then(|json| serde_json::from_str(json).ok())
+        .unwrap_or_default();
+    let first = |containerd: &str, label: &str| {
+        let found = annotations.get(containerd).or_else(|| labels.get(label));
+        found.or_else(|| annotations.get(label)).cloned()
+    };
     let mut identity = Identity {
-        namespace: first(["io.kubernetes.pod.namespace", "io.kubernetes.cri.sandbox-namespace"]),
-        pod: first(["io.kubernetes.pod.name", "io.kubernetes.cri.sandbox-name"]),
-        container: first(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]),
+        namespace: first("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"),
+        pod: first("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"),
+        container: first("io.kubernetes.cri.container-name", "io.kubernetes.container.name"),
     };
     let parts: Vec<&str> = config.name.split('_').collect();
     if let ["k8s", container, pod, namespace, _, _] = parts[..] {
@@ -328,5 +356,14 @@ mod tests {
             ("io.kubernetes.pod.namespace", "n"),
         ];
         assert_eq!(from(&named("k8s_x_y_z_u_0"), &crio), ["n", "p", "c"]);
+        let labels = r#"{"io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "n"}"#;
+        let labelled = [
+            ("io.kubernetes.cri-o.Labels", labels),
+            ("io.kubernetes.container.name", "c"),
+            ("io.kubernetes.pod.name", "other"),
+        ];
+        assert_eq!(from(&named("x"), &labelled), ["n", "p", "c"]);
+        // What is no JSON says nothing.
+        assert_eq!(from(&named("x"), &[("io.kubernetes.cri-o.Labels", "{")]), ["", "", "x"]);
     }
 }

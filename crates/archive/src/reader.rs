@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blake3::Hash;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 
 use crate::digests::{CHUNK, DIGESTS_NAME, Table, TableError};
 use crate::tar::decode::{self, FileSource, Source, TarError};
@@ -173,7 +173,9 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Opens an archive.
+    /// Opens an archive. While it is open it is locked (flock(2), shared), so that who cleans up its
+    /// folder and asks for the lock does not take it away; where it cannot be locked it is read all
+    /// the same.
     ///
     /// # Errors
     /// When it cannot be read, is no tar, or holds what an archive may not.
@@ -185,6 +187,8 @@ impl Archive {
             action: "open",
             source: errno.into(),
         })?;
+        // Its own writer may hold it for a moment yet.
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).ok();
         Self::from_file(File::from(fd), path)
     }
 

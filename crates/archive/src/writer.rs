@@ -514,6 +514,13 @@ impl io::Write for EntryData<'_> {
     }
 }
 
+/// Whether a file of that name is an archive on its way, as [`ArchiveWriter`] names it.
+#[must_use]
+pub fn is_partial(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    bytes.starts_with(PREFIX.as_bytes()) && bytes.ends_with(SUFFIX.as_bytes())
+}
+
 /// Removes what writers that were killed left in `dir`; files being written stay. The answer is
 /// what was removed.
 ///
@@ -523,8 +530,7 @@ pub fn remove_partial(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let bytes = name.as_bytes();
-        if !bytes.starts_with(PREFIX.as_bytes()) || !bytes.ends_with(SUFFIX.as_bytes()) {
+        if !is_partial(&name) {
             continue;
         }
         let path = dir.join(&name);

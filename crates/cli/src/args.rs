@@ -1,11 +1,14 @@
 //! The command line: names, defaults and the texts of `--help`. No effects here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use cryopod_kubelet::retention::{Age, MinFree, Size};
 
 use crate::quantity::{Bytes, Cpus};
+use crate::remote::{DeleteArgs, DescribeArgs, DownloadArgs, KubectlArgs, ServerArgs};
 use crate::target::Target;
 
 /// Socket of `cryopod serve` unless told otherwise.
@@ -58,10 +61,26 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// List checkpoint archives.
     List(ListArgs),
+    /// Describe a checkpoint archive.
+    Describe(DescribeArgs),
+    /// Fetch a checkpoint archive from a node.
+    Download(DownloadArgs),
+    /// Delete checkpoint archives.
+    Delete(DeleteArgs),
+    /// Take a checkpoint by the API server: `kubectl checkpoint`, when called as kubectl-checkpoint.
+    KubectlCheckpoint(Box<KubectlArgs>),
+    /// Delete checkpoint archives that limits do not keep, the oldest first.
+    Prune(Box<PruneArgs>),
+    /// Protect checkpoint archives from retention.
+    Pin(PinArgs),
+    /// Take the protection of `pin` away.
+    Unpin(PinArgs),
     /// Let a container go on from a checkpoint archive.
     Restore(Box<RestoreArgs>),
     /// Show the whole way: serve, run, checkpoint over HTTPS, kill, restore.
     Demo(DemoArgs),
+    /// Explain the configuration of `serve`.
+    Config(ConfigArgs),
     /// Print the versions of this program and of the runtime it talks to.
     Version(VersionArgs),
     /// The demo's container: counts, and watches the clock.
@@ -116,19 +135,48 @@ Examples:
   cryopod serve --container-runtime-endpoint unix:///run/containerd/containerd.sock \\
                 --client-ca-file ca.crt
       The HTTPS API only, in front of containerd.
+  cryopod serve --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.conf \\
+                --port 10260
+      As this node's kubelet is set up, beside it: the API server says who callers are and what
+      they may do. `cryopod config check` with the same flags explains what would be in force.
+
+Flags win over the kubelet's file. With a file or a kubeconfig, what neither says is as in the
+kubelet's file (any address, tokens and access reviewed by the API server), never as the kubelet's
+flags alone would have it (anonymous callers, everything allowed).
 
 SIGTERM and SIGINT end it once open calls are done. Containers go on without it, and a new `serve`
 finds them again, also after SIGKILL.")]
 pub(crate) struct ServeArgs {
-    /// Address and port of the HTTPS API
-    #[arg(long, default_value = "127.0.0.1:10250", value_name = "ADDR:PORT")]
-    pub(crate) address: SocketAddr,
+    /// The kubelet's configuration (YAML or JSON; KubeletConfiguration, kubelet.config.k8s.io/v1beta1)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of more of it, laid over the file: *.conf, in the order of their names
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Our own settings (CryopodConfiguration, config.cryopod/v1alpha1); they can also be a second
+    /// document in --config
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cryopod_config: Option<PathBuf>,
+    /// How to reach the API server, and who we are there; `in-cluster`: by the service account of
+    /// the pod this runs in
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Address of the HTTPS API, and its port: 127.0.0.1:10250, or 0.0.0.0:10250 with --config or
+    /// --kubeconfig
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub(crate) address: Option<Bind>,
+    /// Port of the HTTPS API; 0: any
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
     /// Socket of the CRI server of the embedded runtime
     #[arg(long, env = "CRYOPOD_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
-    /// Folder whose `checkpoints` folder takes the archives
-    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
-    pub(crate) root_dir: PathBuf,
+    /// Folder whose `checkpoints` folder takes the archives; /var/lib/kubelet unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root_dir: Option<PathBuf>,
+    /// Folder of the self-signed certificate; `pki` in the root folder unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cert_dir: Option<PathBuf>,
     /// Folder of images, records and writable layers
     #[arg(long, default_value = "/var/lib/cryopod", value_name = "DIR")]
     pub(crate) state_dir: PathBuf,
@@ -140,33 +188,143 @@ pub(crate) struct ServeArgs {
     pub(crate) log_dir: PathBuf,
     /// Certificates (PEM) of authorities whose client certificates are accepted
     #[arg(long, value_name = "FILE")]
-    pub(crate) client_ca_file: Option<PathBuf>,
+    pub(crate) client_ca_file: Option<String>,
     /// Serving certificate (PEM); without it a self-signed one is made
-    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
-    pub(crate) tls_cert_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert_file: Option<String>,
     /// Key (PEM) of the serving certificate
-    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
-    pub(crate) tls_private_key_file: Option<PathBuf>,
-    /// Let callers without a certificate in. Anyone who reaches the port can then read the memory
-    /// of every container
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub(crate) anonymous_auth: bool,
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_private_key_file: Option<String>,
+    /// Cipher suites of TLS 1.2, by Go's names, with commas between; all good ones unless given
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) tls_cipher_suites: Option<Vec<String>>,
+    /// Least version of TLS: VersionTLS12 (unless given) or VersionTLS13
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_min_version: Option<String>,
+    /// Let callers without credentials in. Unless the API server decides what they may, anyone who
+    /// reaches the port can then read the memory of every container
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) anonymous_auth: Option<bool>,
+    /// Let the API server say whose a bearer token is
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) authentication_token_webhook: Option<bool>,
+    /// How long that holds; 2m0s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) authentication_token_webhook_cache_ttl: Option<String>,
+    /// Who decides what a caller may: Webhook (the API server), AlwaysAllow, or ClientCertificates
+    /// (whoever has one of the client CA)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) authorization_mode: Option<String>,
+    /// How long an access that was allowed holds; 5m0s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) authorization_webhook_cache_authorized_ttl: Option<String>,
+    /// How long an access that was not allowed holds; 30s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) authorization_webhook_cache_unauthorized_ttl: Option<String>,
+    /// Serve the checkpoint API, which is one of the kubelet's debugging handlers
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) enable_debugging_handlers: Option<bool>,
     /// Features to turn on or off, as the kubelet takes them: Name=true,Name=false
-    #[arg(long, default_value = "", value_name = "GATES")]
-    pub(crate) feature_gates: String,
+    #[arg(long, value_name = "GATES")]
+    pub(crate) feature_gates: Option<String>,
     /// Socket of another CRI runtime to use instead of the embedded one
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    /// Policies (YAML) by which old archives are deleted; see `cryopod prune --help`. Without them
+    /// none ever is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) retention_policy: Option<PathBuf>,
+    /// Checkpoints made at the same time on this node; more wait, one container's in any case.
+    /// 4 unless given
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) checkpoints_at_once: Option<NonZeroUsize>,
+    /// Space that a checkpoint must leave free where the archives are: bytes, or with K, M, G.
+    /// 256M unless given
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) checkpoints_free_reserve: Option<Bytes>,
+    /// How long calls to the runtime may take; also the least, and the default, of a checkpoint.
+    /// 2m0s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) runtime_request_timeout: Option<String>,
     /// Name of this node in authorization; the host's name unless given
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Need the right to `create pods/checkpoint` in the pod's namespace, too, which a kubelet does
+    /// not: the right to the node's endpoint alone opens every container of the node
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) authorize_pods: Option<bool>,
+    /// Version of the cluster, whose texts are spoken; 1.36 unless given
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) kubernetes_version: Option<String>,
     /// Name of our cgroup below the roots of the hierarchies
     #[arg(long, default_value = "cryopod", value_name = "NAME")]
     pub(crate) cgroup_parent: String,
+    /// File that takes a line of JSON for each request that was authenticated or refused. It is
+    /// made private, and opened again on SIGHUP and when it was moved
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log: Option<PathBuf>,
+    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless this
+    /// or the kubelet's file gives one; 0: none
+    #[arg(long, value_name = "PORT")]
+    pub(crate) healthz_port: Option<u16>,
+    /// Address of the health pages for everybody; 127.0.0.1 unless given
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) healthz_bind_address: Option<IpAddr>,
+    /// OpenTelemetry collector that takes traces, by gRPC: http://127.0.0.1:4317
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// How log lines look; which ones, the variable CRYOPOD_LOG says (error, warn, info, debug)
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
+}
+
+/// An address, with or without a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bind {
+    pub(crate) address: IpAddr,
+    pub(crate) port: Option<u16>,
+}
+
+impl std::str::FromStr for Bind {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(both) = text.parse::<SocketAddr>() {
+            return Ok(Self { address: both.ip(), port: Some(both.port()) });
+        }
+        text.parse().map(|address| Self { address, port: None })
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print what would be in force with these flags of `serve`, each value with its origin, and
+    /// every reason why a start would fail. Nothing is changed.
+    Check(Box<ConfigCheckArgs>),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod config check --config /var/lib/kubelet/config.yaml --kubeconfig kubelet.conf --port 10260
+  cryopod config check --client-ca-file ca.crt --output json | jq '.problems[]'
+
+The exit code is 0 when a start would succeed, as far as can be seen without one, and 1 otherwise.")]
+pub(crate) struct ConfigCheckArgs {
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
 }
 
 /// Whose network a pod uses.
@@ -348,6 +506,8 @@ The archive holds everything the container's memory held: keys, tokens and passw
 pub(crate) struct CheckpointArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
     pub(crate) target: Target,
     /// Give up after so many seconds; the container goes on then
@@ -370,15 +530,108 @@ pub(crate) struct CheckpointArgs {
 #[command(after_help = "\
 Examples:
   cryopod list
-  cryopod list --dir /mnt/usb --output json")]
+  cryopod list --dir /mnt/usb --output json
+
+PINNED archives are those that `cryopod prune` and the server's retention never delete.")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Folder to look in; the node's folder of checkpoints unless given
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) result: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod prune --keep-per-container 3 --dry-run
+      Show what would go, and why.
+  cryopod prune --max-age 7d --min-free 10%
+      Delete what is older than a week; then, while less than a tenth of the disk is free, the
+      oldest of the rest, all of it if need be.
+  cryopod prune --policy retention.yaml
+      Policies per container, pod and namespace, in the words of checkpoint-restore-operator:
+        globalPolicy: {maxCheckpointsPerContainer: 10, maxTotalSizePerNamespace: 50Gi}
+        podPolicies: [{namespace: default, pod: counter, maxCheckpoints: 3}]
+        nodePolicy: {minFree: 10%, maxAge: 30d}
+      Options given besides go over the file's. `cryopod serve --retention-policy` keeps to the
+      same file by itself.
+
+The oldest go first, no more than needed. Pinned archives count and stay. What is being read goes
+later, and what is no archive is left alone. The most specific policy of an archive is the only one
+that counts, apart from nodePolicy, which is for all.")]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Delete nothing, only say what would be
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+    /// Folder to work on; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
+}
+
+/// What is kept. At least one limit, lest nothing to do be taken for everything done.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub(crate) struct LimitArgs {
+    /// Keep so many archives of each container
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_container: Option<u64>,
+    /// Keep so many archives of each pod
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_pod: Option<u64>,
+    /// Keep so many archives of each namespace
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep_per_namespace: Option<u64>,
+    /// Keep so many archives in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep: Option<u64>,
+    /// Keep no archive that is bigger, such as 10Gi
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<Size>,
+    /// Keep no more than that in all, such as 200Gi
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_total_size: Option<Size>,
+    /// Keep no archive that is older, such as 36h, 7d or 4w
+    #[arg(long, value_name = "AGE")]
+    pub(crate) max_age: Option<Age>,
+    /// Keep so much of the disk free, such as 10% or 50Gi
+    #[arg(long, value_name = "SHARE|SIZE")]
+    pub(crate) min_free: Option<MinFree>,
+    /// Keep to the policies of a YAML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod pin checkpoint-counter_default-counter-2026-11-22T10:00:00Z.tar
+  cryopod pin /mnt/usb/redis.tar
+
+A pin is a file NAME.tar.keep beside the archive, the one that checkpoint-restore-operator looks for:
+`touch` makes it as well, and what is written in it does not matter. Pinned archives count for every
+limit and are never deleted by one.")]
+pub(crate) struct PinArgs {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Names of archives, as `cryopod list` has them, or paths
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archives: Vec<PathBuf>,
+    /// Folder of those that are named without one; the node's folder of checkpoints unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -392,6 +645,8 @@ and the host's network are given here, or not at all.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// The archive
     pub(crate) archive: PathBuf,
     /// Name of the container; the archive's unless given
@@ -451,10 +706,21 @@ mod tests {
             Command::Serve(args) => args.anonymous_auth,
             other => panic!("{other:?}"),
         };
-        assert!(!anonymous(&["cryopod", "serve"]));
-        assert!(anonymous(&["cryopod", "serve", "--anonymous-auth"]));
-        assert!(anonymous(&["cryopod", "serve", "--anonymous-auth=true"]));
-        assert!(!anonymous(&["cryopod", "serve", "--anonymous-auth=false"]));
+        assert_eq!(anonymous(&["cryopod", "serve"]), None);
+        assert_eq!(anonymous(&["cryopod", "serve", "--anonymous-auth"]), Some(true));
+        assert_eq!(anonymous(&["cryopod", "serve", "--anonymous-auth=true"]), Some(true));
+        assert_eq!(anonymous(&["cryopod", "serve", "--anonymous-auth=false"]), Some(false));
+    }
+
+    #[test]
+    fn an_address_has_a_port_or_has_none() {
+        let bind = |text: &str| text.parse::<Bind>().map(|bind| (bind.address, bind.port));
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(bind("127.0.0.1:0"), Ok((loopback, Some(0))));
+        assert_eq!(bind("127.0.0.1"), Ok((loopback, None)));
+        assert_eq!(bind("[::1]:10250").unwrap().1, Some(10250));
+        assert_eq!(bind("::1").unwrap().1, None);
+        assert!(bind("localhost").is_err() && bind(":10250").is_err() && bind("").is_err());
     }
 
     #[test]

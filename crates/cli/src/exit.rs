@@ -1,7 +1,11 @@
 //! Exit codes: what a script can tell apart. `--help` lists them.
 
 use cryopod_cri::{Code, CriError};
+use cryopod_kubelet::StoreError;
+use cryopod_kubelet::config::{ConfigError, ConfigErrors};
+use cryopod_kubelet::retention::RetentionError;
 
+use crate::remote::RemoteError;
 use crate::target::TargetError;
 
 /// Something failed that is none of the others.
@@ -41,6 +45,25 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                     TargetError::NotRunning { .. } => REFUSED,
                 });
             }
+            if let Some(ConfigErrors(errors)) = cause.downcast_ref() {
+                return errors.iter().any(ConfigError::is_usage).then_some(USAGE);
+            }
+            if let Some(error) = cause.downcast_ref::<StoreError>() {
+                return Some(match error {
+                    StoreError::Name { .. } => USAGE,
+                    StoreError::Missing { .. } => NOT_FOUND,
+                    StoreError::InUse { .. }
+                    | StoreError::Pinned { .. }
+                    | StoreError::PinnedBy { .. } => REFUSED,
+                    StoreError::Folder { .. } | StoreError::Io { .. } => FAILED,
+                });
+            }
+            if let Some(error) = cause.downcast_ref::<RemoteError>() {
+                return Some(remote(error));
+            }
+            if cause.is::<RetentionError>() {
+                return Some(USAGE);
+            }
             cause.downcast_ref::<CriError>().map(|error| match error.code() {
                 Code::InvalidArgument | Code::OutOfRange => USAGE,
                 Code::NotFound => NOT_FOUND,
@@ -51,6 +74,22 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             })
         })
         .unwrap_or(FAILED)
+}
+
+/// The code for a node's refusal: what the same refusal would be here.
+fn remote(error: &RemoteError) -> u8 {
+    match error {
+        RemoteError::Unreachable { .. } => UNREACHABLE,
+        RemoteError::Refused { status, .. } => match status.as_u16() {
+            400 | 413 | 415 => USAGE,
+            404 => NOT_FOUND,
+            401 | 403 | 409 | 422 | 501 => REFUSED,
+            502 | 503 => UNREACHABLE,
+            504 => TIMED_OUT,
+            _ => FAILED,
+        },
+        RemoteError::Broken { .. } | RemoteError::Strange { .. } => FAILED,
+    }
 }
 
 /// Whether the reader of our output went away, which is no failure of ours (`cryopod logs | head`).

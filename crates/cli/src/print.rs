@@ -75,6 +75,54 @@ impl Drop for Progress {
     }
 }
 
+/// Bytes that come in: a bar when stderr is a terminal, nothing otherwise. Gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(crate) fn bytes(what: impl Into<String>) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}: {bytes} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.set_message(what.into());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    /// So many bytes are expected.
+    pub(crate) fn length(&self, bytes: u64) {
+        let template = "{spinner} {msg}: {bytes} of {total_bytes} [{bar:30}] ({elapsed})";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.0.set_style(style);
+        }
+        self.0.set_length(bytes);
+    }
+
+    /// So many bytes are there.
+    pub(crate) fn position(&self, bytes: u64) {
+        if self.0.length().is_some_and(|length| length < bytes) {
+            // The estimate was too small.
+            self.0.set_length(bytes);
+        }
+        self.0.set_position(bytes);
+    }
+
+    /// What goes on now.
+    pub(crate) fn message(&self, what: impl Into<String>) {
+        self.0.set_message(what.into());
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// How long ago, in one unit: `3m`.
 pub(crate) fn age(created_at: i64, now: i64) -> String {
     let seconds = now.saturating_sub(created_at).max(0) / 1_000_000_000;

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tonic::metadata::AsciiMetadataKey;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
@@ -47,6 +49,10 @@ pub const WITH_IMAGE_KEY: &str = "cryopod-with-image";
 /// JSON.
 pub const REPORT_KEY: &str = "cryopod-report-bin";
 
+/// Key in the `info` of the verbose Status of `cryopod serve`: where it keeps things, as JSON. Another
+/// runtime has no such key.
+pub const PLACES_KEY: &str = "cryopod";
+
 /// Options of our own runtime for a checkpoint; another runtime does not see them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointOptions {
@@ -56,10 +62,14 @@ pub struct CheckpointOptions {
     pub with_image: bool,
 }
 
+/// What goes along with a call beside its message, as keys and values: asked for at each call.
+pub type Metadata = fn() -> Vec<(String, String)>;
+
 /// A connection to one runtime. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    metadata: Option<Metadata>,
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
 }
@@ -98,10 +108,18 @@ impl Client {
             }));
         Self {
             path,
+            metadata: None,
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE),
             image: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
         }
+    }
+
+    /// Sends `metadata` along with each call that takes a deadline: trace context, for one. Pairs
+    /// that cannot be metadata are left out.
+    #[must_use]
+    pub fn with_metadata(self, metadata: Metadata) -> Self {
+        Self { metadata: Some(metadata), ..self }
     }
 
     /// The runtime's socket.
@@ -118,7 +136,7 @@ impl Client {
     pub async fn version(&self, deadline: Duration) -> Result<VersionResponse, CriError> {
         let mut client = self.runtime.clone();
         let request = VersionRequest { version: "v1".to_owned() };
-        within(Some(deadline), request, |r| async move { client.version(r).await }).await
+        self.within(Some(deadline), request, |r| async move { client.version(r).await }).await
     }
 
     /// Lists pod sandboxes.
@@ -131,7 +149,7 @@ impl Client {
         deadline: Option<Duration>,
     ) -> Result<Vec<PodSandbox>, CriError> {
         let mut client = self.runtime.clone();
-        within(deadline, ListPodSandboxRequest { filter }, |r| async move {
+        self.within(deadline, ListPodSandboxRequest { filter }, |r| async move {
             client.list_pod_sandbox(r).await
         })
         .await
@@ -148,7 +166,7 @@ impl Client {
         deadline: Option<Duration>,
     ) -> Result<Vec<Container>, CriError> {
         let mut client = self.runtime.clone();
-        within(deadline, ListContainersRequest { filter }, |r| async move {
+        self.within(deadline, ListContainersRequest { filter }, |r| async move {
             client.list_containers(r).await
         })
         .await
@@ -199,7 +217,7 @@ impl Client {
             location: location.to_owned(),
             timeout,
         };
-        within(deadline, request, |mut r| async move {
+        self.within(deadline, request, |mut r| async move {
             let on = tonic::metadata::MetadataValue::from_static("true");
             if options.stop {
                 r.metadata_mut().insert(STOP_KEY, on.clone());
@@ -451,18 +469,30 @@ fn body<T>(answer: Result<Response<T>, Status>) -> Result<T, CriError> {
     answer.map(Response::into_inner).map_err(CriError::from)
 }
 
-/// Calls with a deadline on both sides: in the request, so that the runtime gives up too, and here,
-/// in case it does not.
-async fn within<M, T, C, F>(deadline: Option<Duration>, message: M, call: C) -> Result<T, CriError>
-where
-    C: FnOnce(Request<M>) -> F,
-    F: Future<Output = Result<Response<T>, Status>>,
-{
-    let mut request = Request::new(message);
-    let Some(deadline) = deadline else { return body(call(request).await) };
-    request.set_timeout(deadline);
-    match tokio::time::timeout(deadline, call(request)).await {
-        Ok(answer) => body(answer),
-        Err(_) => Err(CriError::deadline()),
+impl Client {
+    /// Calls with a deadline on both sides: in the request, so that the runtime gives up too, and
+    /// here, in case it does not.
+    async fn within<M, T, C, F>(
+        &self,
+        deadline: Option<Duration>,
+        message: M,
+        call: C,
+    ) -> Result<T, CriError>
+    where
+        C: FnOnce(Request<M>) -> F,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut request = Request::new(message);
+        for (key, value) in self.metadata.map(|pairs| pairs()).unwrap_or_default() {
+            if let (Ok(key), Ok(value)) = (AsciiMetadataKey::from_str(&key), value.parse()) {
+                request.metadata_mut().insert(key, value);
+            }
+        }
+        let Some(deadline) = deadline else { return body(call(request).await) };
+        request.set_timeout(deadline);
+        match tokio::time::timeout(deadline, call(request)).await {
+            Ok(answer) => body(answer),
+            Err(_) => Err(CriError::deadline()),
+        }
     }
 }

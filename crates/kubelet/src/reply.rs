@@ -5,9 +5,20 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 
-pub(crate) type Reply = Response<Full<Bytes>>;
+use crate::BoxError;
+
+/// A body that is there whole, or comes piece by piece.
+pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+pub(crate) type Reply = Response<Body>;
+
+/// A body that is there whole.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -16,7 +27,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 fn reply(status: StatusCode, body: String, headers: &[(HeaderName, HeaderValue)]) -> Reply {
     // Said here, because an empty h2 answer would go without.
     let length = HeaderValue::from(body.len());
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    let mut reply = Response::new(whole(body));
     reply.headers_mut().insert(CONTENT_LENGTH, length);
     *reply.status_mut() = status;
     for (name, value) in headers {
@@ -37,11 +48,19 @@ pub(crate) fn bad_request() -> Reply {
 
 /// What Go's mux says to a path nobody registered.
 pub(crate) fn page_not_found() -> Reply {
-    reply(
-        StatusCode::NOT_FOUND,
-        "404 page not found\n".to_owned(),
-        &[(CONTENT_TYPE, TEXT), (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))],
-    )
+    nosniff(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// A text as Go's `http.Error` and Kubernetes' health handlers send it.
+pub(crate) fn nosniff(status: StatusCode, body: impl Into<String>) -> Reply {
+    let nosniff = (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply(status, body.into(), &[(CONTENT_TYPE, TEXT), nosniff])
+}
+
+/// All metrics, in a format of that type.
+pub(crate) fn metrics(body: String, content_type: &'static str) -> Reply {
+    let content_type = HeaderValue::from_static(content_type);
+    reply(StatusCode::OK, body, &[(CONTENT_TYPE, content_type)])
 }
 
 /// What go-restful says to a path below a known prefix without a route.
@@ -100,7 +119,6 @@ pub(crate) fn items(paths: &[&str]) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt as _;
 
     async fn body(reply: Reply) -> String {
         String::from_utf8(reply.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()

@@ -11,6 +11,56 @@ use http::Method;
 /// The route's prefix.
 pub const CHECKPOINT: &str = "checkpoint";
 
+/// The prefix of what goes beyond the kubelet ([`crate::api`]).
+pub const CRYOPOD: &str = "cryopod";
+
+/// The paths of a kubelet's kind that this server knows, by what answers them. All are behind the
+/// door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// `/checkpoint/…`, the kubelet's own route; 404 and 405 below it are [`select`]'s.
+    Checkpoint,
+    /// `/metrics`, exactly.
+    Metrics,
+    /// `/healthz` and `/healthz/ping`: the process answers.
+    Healthz,
+    /// `/readyz` and one page for each of its checks: a checkpoint could be made.
+    Readyz,
+}
+
+impl Prefix {
+    /// First segments that are counted apart; a kubelet counts `checkpoint` so only while it has
+    /// the route.
+    #[must_use]
+    pub fn counted(registered: bool) -> &'static [&'static str] {
+        const NAMES: [&str; 5] = [CHECKPOINT, CRYOPOD, "metrics", "healthz", "readyz"];
+        if registered { &NAMES } else { &NAMES[2..] }
+    }
+
+    /// What answers a path of these decoded segments; `registered` is for the checkpoint route.
+    fn of(segments: &[&[u8]], registered: bool) -> Option<Self> {
+        match segments {
+            [b"checkpoint", ..] if registered => Some(Self::Checkpoint),
+            [b"metrics"] => Some(Self::Metrics),
+            [b"healthz"] | [b"healthz", b"ping"] => Some(Self::Healthz),
+            [b"readyz"] => Some(Self::Readyz),
+            [b"readyz", check] if crate::health::is_check(check) => Some(Self::Readyz),
+            _ => None,
+        }
+    }
+
+    /// The route, as spans name it.
+    #[must_use]
+    pub fn route(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "/checkpoint/{podNamespace}/{podID}/{containerName}",
+            Self::Metrics => "/metrics",
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+        }
+    }
+}
+
 /// What the outer layer does with a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Landing {
@@ -21,7 +71,9 @@ pub enum Landing {
     /// Answer `status` with this location (path and query).
     Redirect { status: u16, location: String },
     /// Behind the door; the decoded path goes on to authentication.
-    Guarded { path: String },
+    Guarded { prefix: Prefix, path: String },
+    /// Behind the door, below [`CRYOPOD`]; `None` for a bad escape.
+    Beyond { path: Option<String> },
 }
 
 /// What the inner layer does with a decoded path.
@@ -40,30 +92,44 @@ pub enum Selection {
 /// The outer layer. `registered` is whether the checkpoint route exists (feature gate on and
 /// debugging handlers enabled).
 pub fn land(method: &Method, path: &str, query: Option<&str>, registered: bool) -> Landing {
-    let Some(decoded) = unescape(path.as_bytes(), false) else { return Landing::BadRequest };
+    let decoded = unescape(path.as_bytes(), false);
+    let below = path.strip_prefix('/').and_then(|rest| rest.strip_prefix(CRYOPOD));
+    if registered && below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        // Nothing is redirected there: a path is right or it is not there.
+        let path = decoded.map(|path| String::from_utf8_lossy(&path).into_owned());
+        return Landing::Beyond { path };
+    }
+    let Some(decoded) = decoded else { return Landing::BadRequest };
     let with_query = |path: &str| match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
     // CONNECT has no path to clean.
     let clean = if method == Method::CONNECT { path.to_owned() } else { clean(path) };
-    let first = clean.strip_prefix('/').and_then(|rest| {
-        let (first, tail) = match rest.find('/') {
-            Some(at) => (&rest[..at], Some(&rest[at..])),
-            None => (rest, None),
-        };
-        let ours = unescape(first.as_bytes(), false)? == CHECKPOINT.as_bytes();
-        (registered && ours).then_some(tail)
-    });
-    match first {
-        Some(None) => {
+    // Cut first, decoded then: an escaped slash is no border for the mux.
+    let segments: Option<Vec<Vec<u8>>> = clean
+        .strip_prefix('/')
+        .map(|rest| rest.split('/').map(|one| unescape(one.as_bytes(), false)).collect())
+        .unwrap_or_default();
+    let segments = segments.unwrap_or_default();
+    let segments: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
+    match Prefix::of(&segments, registered) {
+        Some(Prefix::Checkpoint) if segments.len() == 1 => {
             // Go 1.26 made the redirect to the folder a temporary one.
             Landing::Redirect { status: 307, location: with_query(&format!("{clean}/")) }
         }
         _ if clean != path => Landing::Redirect { status: 301, location: with_query(&clean) },
-        Some(Some(_)) => Landing::Guarded { path: String::from_utf8_lossy(&decoded).into_owned() },
+        Some(prefix) => {
+            Landing::Guarded { prefix, path: String::from_utf8_lossy(&decoded).into_owned() }
+        }
         None => Landing::NotFound,
     }
+}
+
+/// The decoded path, for counting; empty for a broken one.
+pub(crate) fn decoded(path: &str) -> String {
+    let plain = unescape(path.as_bytes(), false).unwrap_or_default();
+    String::from_utf8_lossy(&plain).into_owned()
 }
 
 /// The inner layer: segments, then method, then `Accept` (its first header line).
@@ -149,7 +215,7 @@ mod tests {
     }
 
     fn guarded(path: &str) -> Landing {
-        Landing::Guarded { path: path.to_owned() }
+        Landing::Guarded { prefix: Prefix::Checkpoint, path: path.to_owned() }
     }
 
     fn moved(status: u16, location: &str) -> Landing {
@@ -169,6 +235,34 @@ mod tests {
         assert_eq!(land(&Method::POST, "/checkpoint/a/b/c", None, false), Landing::NotFound);
         assert_eq!(land(&Method::POST, "/checkpoint", None, false), Landing::NotFound);
         assert_eq!(land(&Method::CONNECT, "", None, true), Landing::NotFound);
+    }
+
+    #[test]
+    fn health_and_metrics_are_exact_pages_whatever_the_gate() {
+        for registered in [true, false] {
+            let get = |path| land(&Method::GET, path, None, registered);
+            let at = |prefix, path: &str| Landing::Guarded { prefix, path: path.to_owned() };
+            assert_eq!(get("/metrics"), at(Prefix::Metrics, "/metrics"));
+            assert_eq!(get("/%6detrics"), at(Prefix::Metrics, "/metrics"));
+            assert_eq!(get("/healthz"), at(Prefix::Healthz, "/healthz"));
+            assert_eq!(get("/healthz/ping"), at(Prefix::Healthz, "/healthz/ping"));
+            assert_eq!(get("/readyz"), at(Prefix::Readyz, "/readyz"));
+            assert_eq!(get("/readyz/runtime"), at(Prefix::Readyz, "/readyz/runtime"));
+            assert_eq!(get("//metrics"), moved(301, "/metrics"));
+            for path in [
+                "/metrics/",
+                "/metrics/cadvisor",
+                "/healthz/",
+                "/healthz/log",
+                "/healthz%2Fping",
+                "/healthz/ping/",
+                "/readyz/nothing",
+                "/readyz/",
+                "/Metrics",
+            ] {
+                assert_eq!(get(path), Landing::NotFound, "{path}");
+            }
+        }
     }
 
     #[test]
@@ -201,6 +295,18 @@ mod tests {
         assert_eq!(post("/checkpoint/%zz/b/c"), Landing::BadRequest);
         assert_eq!(post("/checkpoint/a/b/%2"), Landing::BadRequest);
         assert_eq!(post("/nowhere/%"), Landing::BadRequest);
+    }
+
+    #[test]
+    fn below_our_own_prefix_nothing_is_redirected() {
+        let beyond = |path: &str| Landing::Beyond { path: Some(path.to_owned()) };
+        assert_eq!(post("/cryopod/v1/archives"), beyond("/cryopod/v1/archives"));
+        assert_eq!(post("/cryopod"), beyond("/cryopod"));
+        assert_eq!(post("/cryopod//v1/../x"), beyond("/cryopod//v1/../x"));
+        assert_eq!(post("/cryopod/v1/archives/a%2Fb"), beyond("/cryopod/v1/archives/a/b"));
+        assert_eq!(post("/cryopod/v1/%zz"), Landing::Beyond { path: None });
+        assert_eq!(post("/cryopods"), Landing::NotFound);
+        assert_eq!(land(&Method::GET, "/cryopod/v1", None, false), Landing::NotFound);
     }
 
     fn found(namespace: &str, pod: &str, container: &str) -> Selection {

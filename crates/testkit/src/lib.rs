@@ -1,4 +1,5 @@
-//! Development only: victim programs and the ways to run them.
+//! Development only: victim programs and the ways to run them; with the feature `api-server`, an
+//! API server played by the test.
 //!
 //! A *victim* is a small C program that owns one kind of kernel object, waits while it is checkpointed and restored, and
 //! then judges by itself whether the object is as it was (`victims/victim.h` has the protocol). [`victims`] lists them,
@@ -7,6 +8,8 @@
 //! What is proven of the victims themselves, in this crate's tests: each passes when nobody touches it, and each fails
 //! after every one of the damages it knows to do to its own object.
 
+#[cfg(feature = "api-server")]
+pub mod api_server;
 mod catalogue;
 pub mod death;
 mod gaps;

@@ -11,9 +11,9 @@
 mod containerd;
 mod ours;
 mod podman;
-mod private;
+pub(crate) mod private;
 mod report;
-mod ticks;
+pub(crate) mod ticks;
 mod written;
 
 use std::path::{Path, PathBuf};
@@ -245,7 +245,8 @@ fn sync() -> Result<()> {
     Ok(())
 }
 
-fn compile(to: &Path) -> Result<()> {
+/// Compiles the ticker.
+pub(crate) fn compile(to: &Path) -> Result<()> {
     let source = to.with_extension("c");
     std::fs::write(&source, include_str!("ticker.c"))?;
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());

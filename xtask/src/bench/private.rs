@@ -33,7 +33,7 @@ while :; do sleep 3600; done
 "#;
 
 /// The cgroup below which the peers' containers are.
-pub(super) const CGROUP: &str = "cryopod-bench-peers";
+pub(crate) const CGROUP: &str = "cryopod-bench-peers";
 
 /// Restores the limit when dropped.
 ///
@@ -69,7 +69,7 @@ impl Drop for OpenLimit {
 
 /// The namespaces; everything in them ends when dropped.
 #[derive(Debug)]
-pub(super) struct Private {
+pub(crate) struct Private {
     holder: Child,
     /// The first process of the pid namespace, as the machine numbers it.
     first: u32,
@@ -78,7 +78,7 @@ pub(super) struct Private {
 }
 
 impl Private {
-    pub(super) fn start(sid: &Sid, below: &Path) -> Result<Self> {
+    pub(crate) fn start(sid: &Sid, below: &Path) -> Result<Self> {
         tree(sid, INSTALL, &[])?;
         let limit = OpenLimit::lower()?;
         let folder = below.join("peers");
@@ -102,17 +102,17 @@ impl Private {
     }
 
     /// The folder as the machine names it.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// A file of the namespaces as the machine names it.
-    pub(super) fn outside(&self, path: &str) -> PathBuf {
+    pub(crate) fn outside(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.first))
     }
 
     /// A command in the namespaces.
-    pub(super) fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.first.to_string(), "--mount", "--pid", "--"]);
         command.args(words).stdin(Stdio::null());
@@ -121,7 +121,7 @@ impl Private {
     }
 
     /// Runs a command that must succeed; gives what it printed.
-    pub(super) fn ok(&self, words: &[&str]) -> Result<String> {
+    pub(crate) fn ok(&self, words: &[&str]) -> Result<String> {
         let mut all = vec!["timeout", "-s", "KILL", "280"];
         all.extend(words);
         let answer = Answer::of(self.command(&all))?;
@@ -132,7 +132,7 @@ impl Private {
     }
 
     /// Bytes written by all processes of the pid namespace itself; those in the containers have others.
-    pub(super) fn written(&self) -> Result<i64> {
+    pub(crate) fn written(&self) -> Result<i64> {
         let namespace =
             |process: &Path| Some(std::fs::metadata(process.join("ns/pid")).ok()?.ino());
         let ours = namespace(Path::new(&format!("/proc/{}", self.first)));

@@ -12,21 +12,21 @@ const TAIL: u64 = 1 << 20;
 
 /// One line of the ticker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tick {
+pub(crate) struct Tick {
     /// Nanoseconds since 1970.
-    pub(super) at: i64,
+    pub(crate) at: i64,
     /// Microseconds.
-    pub(super) gap: u64,
+    pub(crate) gap: u64,
 }
 
 /// Nanoseconds since 1970.
-pub(super) fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// The lines told after a moment, in order.
-pub(super) fn read(logs: &[PathBuf], after: i64) -> Result<Vec<Tick>> {
+pub(crate) fn read(logs: &[PathBuf], after: i64) -> Result<Vec<Tick>> {
     let mut all = Vec::new();
     for log in logs {
         let open = File::open(log);

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::sid::Sid;
 use crate::stand::{Program, Stand};
-use crate::{coverage, golang, judge, pipeline, readers, redis, workers};
+use crate::{containerd, coverage, golang, judge, pipeline, readers, redis, workers};
 
 /// A part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +25,8 @@ pub(crate) enum Suite {
     Pipeline,
     /// A Go program under an engine that dies
     Golang,
+    /// The HTTPS API in front of containerd, runc and criu
+    Containerd,
 }
 
 /// Runs these suites (all when there are none); true when all pass.
@@ -77,6 +79,7 @@ fn run(sid: &Sid, suite: Suite, jobs: usize, release: bool) -> Result<bool> {
             return coverage::coverage(Some(sid), &choice);
         }
         Suite::Golang => return golang::run(sid, &coverage::engine()?),
+        Suite::Containerd => return containerd::run(sid, &Program::build(release)?),
         Suite::Redis => ("redis", redis::PROGRAMS, redis::NAMES),
         Suite::Workers => ("workers", workers::PROGRAMS, workers::NAMES),
         Suite::Pipeline => ("pipeline", pipeline::PROGRAMS, pipeline::NAMES),

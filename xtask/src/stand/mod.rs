@@ -36,7 +36,7 @@ cp -a --parents "$python" "$to"
 "#;
 
 /// Makes an authority, and a serving and a client certificate of it.
-const CERTIFY: &str = r#"set -eu
+pub(crate) const CERTIFY: &str = r#"set -eu
 cd "$1"
 make() {
     name=$1; shift

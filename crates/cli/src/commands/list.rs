@@ -1,16 +1,18 @@
 //! `list`: checkpoint archives of a folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
+use cryopod_archive::{Archive, Engine};
+use cryopod_kubelet::Store;
+use cryopod_kubelet::store::Stored;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{connect, places};
+use super::archives_folder;
 use crate::args::ListArgs;
-use crate::identity::{self, Identity};
 use crate::print;
 use crate::quantity::bytes_text;
+use crate::remote::Remote;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,16 +24,81 @@ struct Row {
     bytes: u64,
     /// Nanoseconds since the epoch at which it was finished.
     finished_at: i64,
+    pinned: bool,
+    /// Who made it.
+    engine: Option<String>,
+}
+
+/// An archive as a node far away tells it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    path: PathBuf,
+    bytes: u64,
+    finished_at: Timestamp,
+    identity: Option<ToldIdentity>,
+    pinned: bool,
+    engine: Option<String>,
+    unreadable: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct ToldIdentity {
+    namespace: String,
+    pod: String,
+    container: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToldList {
+    items: Vec<Told>,
+    left_out: u64,
 }
 
 pub(super) async fn run(args: &ListArgs) -> anyhow::Result<()> {
-    let folder = match &args.dir {
-        Some(folder) => folder.clone(),
-        None => places(&connect(&args.connection).await?).await?.checkpoints_dir,
-    };
-    let rows = rows(&folder)?;
+    if let Some(remote) = Remote::open(&args.server)? {
+        return show(args, far_away(&remote).await?);
+    }
+    let folder = archives_folder(&args.connection, args.dir.as_deref()).await?;
+    // Newest first. What is no archive is named on stderr and left out.
+    let (good, bad): (Vec<Stored>, Vec<Stored>) =
+        Store::at(folder)?.list().await?.into_iter().partition(|one| one.unreadable.is_none());
+    for one in bad {
+        print::note(format_args!("left out: {}", one.unreadable.unwrap_or_default()));
+    }
+    show(args, good.into_iter().map(row).collect())
+}
+
+async fn far_away(remote: &Remote) -> anyhow::Result<Vec<Row>> {
+    let list: ToldList = remote.get("/cryopod/v1/archives").await?;
+    if list.left_out > 0 {
+        print::note(format_args!("left out: {} older archives", list.left_out));
+    }
+    let mut rows = Vec::new();
+    for one in list.items {
+        if let Some(why) = one.unreadable {
+            print::note(format_args!("left out: {why}"));
+            continue;
+        }
+        let ToldIdentity { namespace, pod, container } = one.identity.unwrap_or_default();
+        rows.push(Row {
+            archive: one.path,
+            namespace,
+            pod,
+            container,
+            bytes: one.bytes,
+            finished_at: i64::try_from(one.finished_at.as_nanosecond()).unwrap_or(0),
+            pinned: one.pinned,
+            engine: one.engine,
+        });
+    }
+    Ok(rows)
+}
+
+fn show(args: &ListArgs, rows: Vec<Row>) -> anyhow::Result<()> {
     let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-    let headings = ["NAMESPACE", "POD", "CONTAINER", "AGE", "SIZE", "ARCHIVE"];
+    let headings = ["NAMESPACE", "POD", "CONTAINER", "AGE", "SIZE", "PINNED", "ARCHIVE"];
     print::rows(args.result.output, &rows, &headings, |row| {
         vec![
             row.namespace.clone(),
@@ -39,43 +106,35 @@ pub(super) async fn run(args: &ListArgs) -> anyhow::Result<()> {
             row.container.clone(),
             print::age(row.finished_at, now),
             bytes_text(row.bytes),
+            if row.pinned { "yes" } else { "no" }.to_owned(),
             row.archive.display().to_string(),
         ]
     })
 }
 
-/// Archives, newest first. What is no archive is named on stderr and left out.
-fn rows(folder: &Path) -> anyhow::Result<Vec<Row>> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        // No checkpoint was taken yet.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("read folder {}", folder.display()));
-        }
-    };
-    let mut rows = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("read folder {}", folder.display()))?.path();
-        let Ok(meta) = path.symlink_metadata() else { continue };
-        if !meta.is_file() || path.extension().is_none_or(|extension| extension != "tar") {
-            continue;
-        }
-        let Identity { namespace, pod, container } = match identity::read(&path) {
-            Ok(identity) => identity,
-            Err(error) => {
-                print::note(format_args!("left out: {:#}", anyhow::Error::new(error)));
-                continue;
-            }
-        };
-        let finished_at = meta
-            .modified()
+fn row(one: Stored) -> Row {
+    let [namespace, pod, container] = match one.identity {
+        Some(of) => [of.namespace, of.pod, of.container],
+        // Of no pod: what it says of itself is for people.
+        None => Archive::open(&one.path)
             .ok()
-            .and_then(|time| Timestamp::try_from(time).ok())
-            .and_then(|time| i64::try_from(time.as_nanosecond()).ok())
-            .unwrap_or(0);
-        rows.push(Row { archive: path, namespace, pod, container, bytes: meta.len(), finished_at });
+            .and_then(|archive| archive.identity().ok())
+            .map(|of| [of.namespace, of.pod, of.container].map(Option::unwrap_or_default))
+            .unwrap_or_default(),
+    };
+    Row {
+        archive: one.path,
+        namespace,
+        pod,
+        container,
+        bytes: one.bytes,
+        finished_at: i64::try_from(one.finished_at.as_nanosecond()).unwrap_or(0),
+        pinned: one.pinned,
+        engine: one.engine.and_then(name),
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.finished_at));
-    Ok(rows)
+}
+
+/// An engine's name as JSON has it.
+fn name(engine: Engine) -> Option<String> {
+    serde_json::to_value(engine).ok()?.as_str().map(str::to_owned)
 }

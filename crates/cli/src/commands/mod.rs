@@ -2,9 +2,16 @@
 //! `serve` itself.
 
 mod checkpoint;
+mod config;
+mod delete;
+mod describe;
+mod download;
 mod exec;
+mod kubectl;
 mod list;
 mod logs;
+mod pin;
+mod prune;
 mod ps;
 mod remove;
 mod restore;
@@ -34,8 +41,16 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => return exec::run(&args).await,
         Command::Checkpoint(args) => checkpoint::run(&args).await?,
         Command::List(args) => list::run(&args).await?,
+        Command::Describe(args) => describe::run(&args).await?,
+        Command::Download(args) => download::run(&args).await?,
+        Command::Delete(args) => delete::run(&args).await?,
+        Command::KubectlCheckpoint(args) => kubectl::run(&args).await?,
+        Command::Prune(args) => prune::run(&args).await?,
+        Command::Pin(args) => pin::pin(&args).await?,
+        Command::Unpin(args) => pin::unpin(&args).await?,
         Command::Restore(args) => restore::run(&args).await?,
         Command::Demo(args) => crate::demo::run(&args).await?,
+        Command::Config(args) => return config::run(&args).await,
         Command::Version(args) => version::run(&args).await?,
         Command::Counter(args) => crate::counter::run(&args)?,
     }
@@ -58,6 +73,17 @@ pub(crate) async fn places(client: &Client) -> anyhow::Result<Places> {
         anyhow!("{} is not a `cryopod serve`: give the path as an option", client.path().display())
     })?;
     serde_json::from_str(text).context("understand the server's folders")
+}
+
+/// The folder of archives a command is about: the one given, or the server's.
+async fn archives_folder(
+    connection: &ConnectionArgs,
+    given: Option<&Path>,
+) -> anyhow::Result<PathBuf> {
+    match given {
+        Some(folder) => Ok(folder.to_owned()),
+        None => Ok(places(&connect(connection).await?).await?.checkpoints_dir),
+    }
 }
 
 /// `HOST:CONTAINER[:ro|:rw]`.

@@ -4,52 +4,80 @@
 //! It holds no state of its own: containers belong to their shims, records are on disk. It can be
 //! killed at any moment.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
-use cryopod_kubelet::{CriRuntime, Delegates, Options, Server};
+use cryopod_kubelet::audit::Audit;
+use cryopod_kubelet::config::{ConfigErrors, Effective};
+use cryopod_kubelet::retention::{Census, RuntimeCensus};
+use cryopod_kubelet::runtime::Code;
+use cryopod_kubelet::thaw::Thaw;
+use cryopod_kubelet::{CriRuntime, Keeper, Retention, Server, Store};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
-use crate::args::{LogFormat, ServeArgs};
+use crate::args::ServeArgs;
+use crate::configuration;
 use crate::cri_server::{Places, Service};
-
-/// The folder of archives below the root folder.
-const CHECKPOINTS: &str = "checkpoints";
+use crate::telemetry;
+use crate::thaw::CgroupThaw;
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
-const LAST_CALLS: Duration = Duration::from_secs(30);
+///
+/// Longer than the HTTPS door's own limit: containers of the calls it cancels are still to be seen to.
+const LAST_CALLS: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    log_to_stderr(args.log_format);
+    let effective = configuration::load(args)?;
+    let endpoint = effective.extras.otlp_endpoint.as_deref();
+    let telemetry = telemetry::start(args.log_format, endpoint)?;
+    for note in effective.notes() {
+        warn!("configuration: {note}");
+    }
+    let done = serve(args, &effective).await;
+    telemetry.end().await;
+    done
+}
+
+async fn serve(args: &ServeArgs, effective: &Effective) -> anyhow::Result<()> {
     // Before anything can be asked of us: a signal that comes early must not be lost.
     let mut signals = Signals::watch()?;
     let (stop_https, https_stopping) = watch::channel(false);
     let (stop_cri, cri_stopping) = watch::channel(false);
 
-    let https = https_door(args).await?;
+    ensure!(!configuration::has_nothing_to_do(effective), configuration::NOTHING_TO_DO);
+    let checkpoints = make_checkpoints(effective)?;
+    let runtime = runtime(args, effective)?;
+    let keeper = keeper(effective, &checkpoints, &runtime)?;
+    let https = https_door(effective, runtime, keeper.clone()).await?;
     let address = https.as_ref().map(Server::local_addr);
-    let mut cri = match &args.container_runtime_endpoint {
+    if let Some(server) = &https {
+        tokio::spawn(reopen_on_hangup(server.audit())?);
+        if let Some(address) = server.healthz_addr() {
+            info!(%address, "serving health pages");
+        }
+    }
+    let mut cri = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => {
-            ensure!(
-                https.is_some(),
-                "nothing to do: the runtime is another's, and no caller of the HTTPS API could be \
-                 authenticated; give --client-ca-file"
-            );
             info!(%endpoint, "using another runtime");
             tokio::spawn(std::future::pending())
         }
-        None => tokio::spawn(embedded(args, address, stopped(cri_stopping)).await?),
+        None => {
+            let stopping = stopped(cri_stopping);
+            tokio::spawn(embedded(args, effective, address, keeper.clone(), stopping).await?)
+        }
     };
+    // Ended with the program, at whatever point: it has no state.
+    if let Some(keeper) = keeper {
+        tokio::spawn(async move { keeper.run().await });
+    }
     let mut https = tokio::spawn(async move {
         match https {
             Some(server) => {
@@ -70,7 +98,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
         stop_https.send_replace(true);
         https.await.context("serve HTTPS")?;
         stop_cri.send_replace(true);
-        match args.container_runtime_endpoint {
+        match effective.container_runtime_endpoint.value {
             Some(_) => Ok(()),
             None => cri.await.context("serve CRI")?.context("serve CRI"),
         }
@@ -109,37 +137,35 @@ impl Signals {
     }
 }
 
+/// Opens the audit file again at each SIGHUP, as log rotation asks for it.
+fn reopen_on_hangup(audit: Audit) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            audit.reopen();
+        }
+    })
+}
+
 /// Done when the flag is set; a sender that is gone means the same, nobody will tell any more.
 async fn stopped(mut flag: watch::Receiver<bool>) {
     flag.wait_for(|stop| *stop).await.ok();
 }
 
-/// Opens the HTTPS door, unless nobody could come in by it.
-async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
-    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
-    let checkpoints = args.root_dir.join(CHECKPOINTS);
+/// Makes the folder of archives.
+fn make_checkpoints(effective: &Effective) -> anyhow::Result<PathBuf> {
+    let checkpoints = effective.checkpoints();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&checkpoints)
         .with_context(|| format!("make folder {}", checkpoints.display()))?;
-    if args.client_ca_file.is_none() && !args.anonymous_auth {
-        warn!(
-            "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
-        );
-        return Ok(None);
-    }
-    let node_name = args.node_name.clone().unwrap_or_else(host_name);
-    let mut options = Options::new(node_name);
-    options.bind = args.address;
-    options.root_dir.clone_from(&args.root_dir);
-    options.tls_cert_file.clone_from(&args.tls_cert_file);
-    options.tls_private_key_file.clone_from(&args.tls_private_key_file);
-    options.client_ca_file.clone_from(&args.client_ca_file);
-    options.anonymous = args.anonymous_auth;
-    options.feature_gates = feature_gates;
-    // Our own runtime too is reached by its socket: one way for every runtime.
-    let endpoint = match &args.container_runtime_endpoint {
+    Ok(checkpoints)
+}
+
+/// The runtime's socket; our own runtime too is reached by it: one way for every runtime.
+fn runtime(args: &ServeArgs, effective: &Effective) -> anyhow::Result<Arc<CriRuntime>> {
+    let endpoint = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => endpoint.clone(),
         None => std::path::absolute(&args.socket)
             .context("--socket")?
@@ -148,22 +174,69 @@ async fn https_door(args: &ServeArgs) -> anyhow::Result<Option<Server>> {
             .to_owned(),
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
-    let runtime = CriRuntime::new(client, options.runtime_request_timeout);
-    let server = Server::bind(options, Arc::new(runtime), Delegates::default())
-        .await
-        .context("open the HTTPS door")?;
+    Ok(Arc::new(CriRuntime::new(client, effective.runtime_request_timeout.value)))
+}
+
+/// Who keeps the folder of archives within its policies, if there are any.
+fn keeper(
+    effective: &Effective,
+    checkpoints: &Path,
+    runtime: &Arc<CriRuntime>,
+) -> anyhow::Result<Option<Keeper>> {
+    let Some(path) = &effective.extras.retention_policy else { return Ok(None) };
+    let retention = Retention::from_file(path).context("--retention-policy")?;
+    let census: Arc<dyn Census> = Arc::new(RuntimeCensus(Arc::clone(runtime) as _));
+    Ok(Some(Keeper::new(Store::at(checkpoints)?, retention, Some(census))))
+}
+
+/// Opens the HTTPS door, unless nobody could come in by it.
+async fn https_door(
+    effective: &Effective,
+    runtime: Arc<CriRuntime>,
+    keeper: Option<Keeper>,
+) -> anyhow::Result<Option<Server>> {
+    if effective.stays_closed() {
+        warn!(
+            "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
+        );
+        return Ok(None);
+    }
+    if !effective.enable_server.value {
+        info!("enableServer is false: the HTTPS API stays closed");
+        return Ok(None);
+    }
+    let mut options = effective.options().map_err(ConfigErrors)?;
+    options.keeper = keeper;
+    let mut delegates = effective.delegates().await.context("reach the API server")?;
+    delegates.restorer = Some(runtime.clone());
+    if let Some(endpoint) = &effective.container_runtime_endpoint.value {
+        greet(&runtime).await.with_context(|| format!("validate the runtime at {endpoint}"))?;
+        // Our own runtime thaws on every path by itself.
+        delegates.thaw = Some(Arc::new(CgroupThaw::default()) as Arc<dyn Thaw>);
+    }
+    let server = Server::bind(options, runtime, delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
 }
 
-/// The kubelet's rule: the host's name in lower case.
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
+/// Asks another runtime who it is, as a kubelet does. One that is not there yet may still come; one
+/// that speaks something else will not do.
+async fn greet(runtime: &CriRuntime) -> anyhow::Result<()> {
+    match runtime.version().await {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.code, Code::Unavailable | Code::DeadlineExceeded) => {
+            warn!(%error, "the runtime does not answer yet");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens the runtime and its socket; the future serves it until `stopping` is done.
 async fn embedded<S: Future<Output = ()>>(
     args: &ServeArgs,
+    effective: &Effective,
     https: Option<SocketAddr>,
+    keeper: Option<Keeper>,
     stopping: S,
 ) -> anyhow::Result<impl Future<Output = Result<(), server::ServerError>> + use<S>> {
     let absolute =
@@ -172,7 +245,7 @@ async fn embedded<S: Future<Output = ()>>(
         state_dir: absolute(&args.state_dir)?,
         run_dir: absolute(&args.run_dir)?,
         log_dir: absolute(&args.log_dir)?,
-        checkpoints_dir: absolute(&args.root_dir)?.join(CHECKPOINTS),
+        checkpoints_dir: absolute(&effective.checkpoints())?,
         https,
     };
     let mut paths = Paths::new(&places.state_dir, &places.run_dir);
@@ -183,19 +256,7 @@ async fn embedded<S: Future<Output = ()>>(
         .await
         .context("open the runtime")?
         .context("open the runtime")?;
-    let service = Service::new(runtime, places);
+    let service = Service::new(runtime, places, keeper);
     info!(socket = %args.socket.display(), "serving CRI");
     Ok(server::serve(listener, service.clone(), service, stopping))
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("CRYOPOD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

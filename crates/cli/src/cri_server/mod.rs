@@ -16,12 +16,14 @@ use cryopod_cri::client::{REPORT_KEY, STOP_KEY, WITH_IMAGE_KEY};
 use cryopod_cri::v1::image_service_server::ImageService;
 use cryopod_cri::v1::runtime_service_server::RuntimeService;
 use cryopod_cri::{MAX_MESSAGE, v1};
+use cryopod_kubelet::Keeper;
 use cryopod_runtime::{
     CancelToken, CheckpointOptions, ErrorKind, ImageSource, Runtime, RuntimeError,
 };
 use serde::{Deserialize, Serialize};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::reference::Reference;
 use status::{from_error, invalid};
@@ -30,7 +32,7 @@ use status::{from_error, invalid};
 pub(crate) const RUNTIME_NAME: &str = "cryopod";
 
 /// Key of [`Places`] in the answer to a verbose Status.
-pub(crate) const PLACES_KEY: &str = "cryopod";
+pub(crate) use cryopod_cri::client::PLACES_KEY;
 
 /// Bytes of output an ExecSync answers: what a client that takes messages of the usual size can
 /// receive, less the frame around it.
@@ -57,11 +59,13 @@ pub(crate) struct Places {
 pub(crate) struct Service {
     runtime: Runtime,
     places: Places,
+    /// Told of each new archive.
+    keeper: Option<Keeper>,
 }
 
 impl Service {
-    pub(crate) fn new(runtime: Runtime, places: Places) -> Self {
-        Self { runtime, places }
+    pub(crate) fn new(runtime: Runtime, places: Places, keeper: Option<Keeper>) -> Self {
+        Self { runtime, places, keeper }
     }
 
     /// Runs a blocking operation on a thread of its own. It goes on to its end when the caller is
@@ -408,6 +412,7 @@ impl RuntimeService for Service {
         &self,
         request: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
+        let span = crate::telemetry::call_span(request.metadata(), "CheckpointContainer");
         let cancel = CancelToken::new();
         let options = CheckpointOptions {
             stop: wants(request.metadata(), STOP_KEY)?,
@@ -423,8 +428,12 @@ impl RuntimeService for Service {
         let guard = CancelOnDrop(cancel);
         let report = self
             .blocking(move |rt| rt.checkpoint_container(&request.container_id, &location, &options))
+            .instrument(span)
             .await?;
         drop(guard);
+        if let Some(keeper) = &self.keeper {
+            keeper.notify();
+        }
         let mut response = Response::new(v1::CheckpointContainerResponse {});
         if let Ok(report) = serde_json::to_vec(&report) {
             response.metadata_mut().insert_bin(REPORT_KEY, MetadataValue::from_bytes(&report));

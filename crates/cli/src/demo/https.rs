@@ -6,12 +6,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::certificates::Certificates;
 
@@ -32,11 +34,19 @@ pub(super) async fn send(
     certificates: &Certificates,
     identify: bool,
 ) -> anyhow::Result<Response<String>> {
-    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
-    let stream =
-        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
-    let name = ServerName::from(address.ip());
-    let stream = connector.connect(name, stream).await.context("begin TLS")?;
+    let (parts, body) = exchange(address, request, certificates, identify).await?.into_parts();
+    let body = body.collect().await.context("read the answer")?.to_bytes();
+    Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Sends a request without a body; the answer's own is still to be read.
+pub(super) async fn exchange(
+    address: SocketAddr,
+    request: http::request::Builder,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<Response<Incoming>> {
+    let stream = begin(address, certificates, identify).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
     // It ends with the sender; what goes wrong on it, the request itself reports.
@@ -45,10 +55,19 @@ pub(super) async fn send(
         .header(http::header::HOST, address.to_string())
         .body(Empty::<bytes::Bytes>::new())
         .context("make the request")?;
-    let answer = sender.send_request(request).await.context("send the request")?;
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.context("read the answer")?.to_bytes();
-    Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
+    sender.send_request(request).await.context("send the request")
+}
+
+/// A TLS connection on which nothing was said yet.
+pub(super) async fn begin(
+    address: SocketAddr,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
+    let stream =
+        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    connector.connect(ServerName::from(address.ip()), stream).await.context("begin TLS")
 }
 
 fn config(certificates: &Certificates, identify: bool) -> anyhow::Result<ClientConfig> {

@@ -3,8 +3,9 @@
 //! All are tried in order; the first that knows the caller wins, even if an earlier one failed.
 //! A caller whom none knows is `system:anonymous` where anonymous access was asked for and no
 //! authenticator failed: a credential that was presented and is bad is never turned into an
-//! anonymous caller. [`Authenticator`] is the seam for TokenReview.
+//! anonymous caller. [`Tokens`] judges bearer tokens by the API server.
 
+mod token;
 mod x509;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{BoxError, BoxFuture};
 
+pub use token::{TokenError, TokenOptions, Tokens};
+pub(crate) use x509::credential_id;
 pub use x509::{ClientCa, ClientCaError, X509Error};
 
 /// The group of everybody who was authenticated.
@@ -48,6 +51,18 @@ pub enum Credential {
     Token,
     /// Nothing.
     Anonymous,
+}
+
+impl Credential {
+    /// A word for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCertificate => "certificate",
+            Self::Token => "token",
+            Self::Anonymous => "anonymous",
+        }
+    }
 }
 
 impl User {

@@ -30,8 +30,13 @@ use super::{Authenticator, Credential, Presented, User};
 use crate::reload::{ReadError, Watched};
 use crate::{BoxError, BoxFuture, tls};
 
-/// The key of [`User::extra`] that names the certificate.
+/// The key of [`User::extra`] that names the credential.
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
+/// The id of what a user showed: `X509SHA256=` of a certificate, `JTI=` of a token.
+pub(crate) fn credential_id(user: &User) -> Option<&str> {
+    user.extra.get(CREDENTIAL_ID).and_then(|ids| ids.first()).map(String::as_str)
+}
 
 /// Why a client CA file cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,18 +1,22 @@
 //! May they: the attributes of a request and who decides on them.
 //!
-//! The decision is on `create nodes/checkpoint` of this node, never on the pod's namespace, as in
-//! the kubelet. [`Authorizer`] is the seam for the SubjectAccessReview webhook.
+//! The decision is on `create nodes/checkpoint` of this node, as in the kubelet; where it is asked
+//! for, a second one is on `create pods/checkpoint` of the pod ([`pod_attributes`]), which the
+//! kubelet lacks. [`Webhook`] has the API server decide.
 //!
 //! Without a webhook, [`ClientCertificates`] decides: whoever holds a client certificate of the
 //! client CA may, and a caller without credentials may where anonymous access was asked for;
 //! nobody else.
 
 mod attributes;
+mod cure;
+mod webhook;
 
 use crate::authn::{Credential, User};
 use crate::{BoxError, BoxFuture};
 
-pub use attributes::{NodeAttributes, RequestAttributes, is_subpath};
+pub use attributes::{NodeAttributes, RequestAttributes, is_subpath, pod_attributes};
+pub use webhook::{Webhook, WebhookOptions};
 
 /// What is asked for, in the API server's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +29,14 @@ pub struct Attributes {
     pub api_group: &'static str,
     /// Always `v1`.
     pub api_version: &'static str,
-    /// Always `nodes`.
+    /// `nodes`, or `pods` in the second check.
     pub resource: &'static str,
-    /// `checkpoint`.
+    /// `checkpoint`, `metrics`, `healthz`, `proxy`, …; in old Kubernetes versions `proxy` stood for
+    /// the first.
     pub subresource: &'static str,
-    /// The node's name.
+    /// The node's name, or the pod's.
     pub name: String,
-    /// Always empty: nodes have no namespace.
+    /// The pod's; empty for nodes, which have none.
     pub namespace: String,
     /// Always true: not a bare URL.
     pub resource_request: bool,
@@ -57,6 +62,11 @@ pub trait Authorizer: Send + Sync {
         &'a self,
         attributes: &'a Attributes,
     ) -> BoxFuture<'a, Result<Decision, BoxError>>;
+
+    /// What would make a refused request an allowed one, for the log: such as commands to copy.
+    fn cure(&self, _attributes: &Attributes) -> Option<String> {
+        None
+    }
 }
 
 /// Everybody who came through authentication may do everything.
@@ -90,6 +100,10 @@ impl Authorizer for ClientCertificates {
             Credential::Anonymous | Credential::Token => Decision::NoOpinion,
         };
         Box::pin(async move { Ok(decision) })
+    }
+
+    fn cure(&self, _attributes: &Attributes) -> Option<String> {
+        Some("present a client certificate of the client CA".to_owned())
     }
 }
 

@@ -6,6 +6,10 @@
 
 mod connection;
 mod door;
+mod healthz;
+mod intake;
+mod places;
+mod sending;
 
 use std::fmt;
 use std::io;
@@ -16,20 +20,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::api::Api;
+use crate::audit::{Audit, AuditFile};
 use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
-use crate::checkpoint::Checkpointer;
+use crate::checkpoint::{Checkpointer, Settings};
 use crate::feature_gates::FeatureGates;
-use crate::runtime::Runtime;
-use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
+use crate::health::Health;
+use crate::kubernetes_version::KubernetesVersion;
+use crate::metrics::Metrics;
+use crate::retention::Keeper;
+use crate::runtime::{Counted, Restorer, Runtime};
+use crate::store::{Store, StoreError};
+use crate::thaw::Thaw;
+use crate::tls::{Handshakes, Policy, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
 use door::Door;
+use places::Places;
 
 /// The folder of the archives, below the root folder.
 const CHECKPOINTS: &str = "checkpoints";
@@ -53,20 +66,37 @@ pub struct Options {
     pub tls_cert_file: Option<PathBuf>,
     /// `--tls-private-key-file`; needs the certificate.
     pub tls_private_key_file: Option<PathBuf>,
+    /// `--tls-min-version`, `--tls-cipher-suites` and `tlsCurvePreferences`.
+    pub tls: Policy,
     /// `--client-ca-file`: client certificates are asked for and accepted if given.
     pub client_ca_file: Option<PathBuf>,
     /// `--anonymous-auth`: callers without credentials are let in as `system:anonymous`.
     pub anonymous: bool,
     /// `--authorization-mode`.
     pub authorization: AuthorizationMode,
+    /// Whether `create pods/checkpoint` in the pod's namespace is needed beside the right to the
+    /// node's endpoint, which alone opens every container of the node. The kubelet lacks this.
+    pub authorize_pods: bool,
+    /// Whose texts and attributes: the version of the cluster.
+    pub kubernetes_version: KubernetesVersion,
     /// `--feature-gates`.
     pub feature_gates: FeatureGates,
     /// `--enable-debugging-handlers`, of which the checkpoint route is one.
     pub debugging_handlers: bool,
     /// `--runtime-request-timeout`: the timeout of a checkpoint that names none, and the least.
     pub runtime_request_timeout: Duration,
+    /// How checkpoints are made.
+    pub checkpoints: Settings,
     /// What one client can hold.
     pub limits: Limits,
+    /// Told of each new archive; it must be run elsewhere, and be over the folder `checkpoints`
+    /// of the root folder.
+    pub keeper: Option<Keeper>,
+    /// `--healthz-bind-address` and `--healthz-port`: `/healthz` and `/readyz` for everybody who
+    /// reaches this address, over plain HTTP. `None`: only behind the door.
+    pub healthz_bind: Option<SocketAddr>,
+    /// Where audit lines go beside the log.
+    pub audit_log: Option<PathBuf>,
 }
 
 impl Options {
@@ -80,13 +110,20 @@ impl Options {
             cert_dir: None,
             tls_cert_file: None,
             tls_private_key_file: None,
+            tls: Policy::default(),
             client_ca_file: None,
             anonymous: false,
             authorization: AuthorizationMode::default(),
+            authorize_pods: false,
+            kubernetes_version: KubernetesVersion::default(),
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
+            checkpoints: Settings::default(),
             limits: Limits::default(),
+            keeper: None,
+            healthz_bind: None,
+            audit_log: None,
         }
     }
 }
@@ -100,12 +137,16 @@ pub enum AuthorizationMode {
     ClientCertificates,
     /// Everybody who was let in, however.
     AlwaysAllow,
+    /// The authorizer of [`Delegates`], which must be there.
+    Webhook,
 }
 
 /// Bounds on what a client can hold, and on waiting for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; one more takes the place of the one that has done the least for the
+    /// longest, or waits while all are busy. Never more than three quarters of the descriptors
+    /// that this process may have (getrlimit(2)).
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
@@ -144,6 +185,10 @@ pub struct Delegates {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// In place of [`NodeAttributes`].
     pub attributes: Option<Arc<dyn RequestAttributes>>,
+    /// Lets containers go on from archives; without one, nobody can ask for it.
+    pub restorer: Option<Arc<dyn Restorer>>,
+    /// Lets containers go on that a runtime left frozen. For runtimes that are not our own.
+    pub thaw: Option<Arc<dyn Thaw>>,
 }
 
 impl fmt::Debug for Delegates {
@@ -152,6 +197,8 @@ impl fmt::Debug for Delegates {
             .field("authenticators", &self.authenticators.len())
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
+            .field("restorer", &self.restorer.is_some())
+            .field("thaw", &self.thaw.is_some())
             .finish()
     }
 }
@@ -162,6 +209,9 @@ pub enum StartError {
     /// Nobody could be authenticated.
     #[error(transparent)]
     NoAuthentication(#[from] NoMethod),
+    /// The API server is to decide, and there is none to ask.
+    #[error("no client provided, cannot use webhook authorization")]
+    NoAuthorizer,
     /// One of certificate and key is given.
     #[error("{given} is given without {missing}: TLS needs both")]
     HalfPair {
@@ -203,6 +253,18 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder of the archives is none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit file cannot be written to.
+    #[error("cannot open the audit file {}", path.display())]
+    AuditLog {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The address is taken or not ours.
     #[error("cannot listen on {address}")]
     Listen {
@@ -223,6 +285,10 @@ pub struct Server {
     certificate: Arc<ServingCertificate>,
     door: Arc<Door>,
     limits: Limits,
+    healthz: Option<(TcpListener, SocketAddr)>,
+    health: Arc<Health>,
+    /// Dropped when the server stops.
+    stop: watch::Sender<()>,
 }
 
 impl Server {
@@ -263,16 +329,29 @@ impl Server {
         authenticators.extend(client_ca.clone().map(|ca| ca as Arc<dyn Authenticator>));
         authenticators.extend(delegates.authenticators);
         let chain = Chain::new(authenticators, anonymous)?;
-        let authorizer = delegates.authorizer.unwrap_or_else(|| match options.authorization {
-            AuthorizationMode::ClientCertificates => Arc::new(ClientCertificates { anonymous }),
-            AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
+        let authorizer: Arc<dyn Authorizer> = match (delegates.authorizer, options.authorization) {
+            (Some(authorizer), _) => authorizer,
+            (None, AuthorizationMode::ClientCertificates) => {
+                Arc::new(ClientCertificates { anonymous })
+            }
+            (None, AuthorizationMode::AlwaysAllow) => Arc::new(AlwaysAllow),
+            (None, AuthorizationMode::Webhook) => return Err(StartError::NoAuthorizer),
+        };
+        let attributes = delegates.attributes.unwrap_or_else(|| {
+            Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
         });
-        let attributes =
-            delegates.attributes.unwrap_or_else(|| Arc::new(NodeAttributes::new(&*node_name)));
 
-        let failed = |source| StartError::Listen { address: options.bind, source };
-        let listener = TcpListener::bind(options.bind).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = listen(options.bind).await?;
+        let healthz = match options.healthz_bind {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let audit_file = match options.audit_log {
+            Some(path) => Some(
+                AuditFile::open(&path).map_err(|source| StartError::AuditLog { path, source })?,
+            ),
+            None => None,
+        };
 
         let certificate = match given {
             Some((certificate, key)) => ServingCertificate::from_files(&certificate, &key).await?,
@@ -281,8 +360,10 @@ impl Server {
                 ServingCertificate::self_signed(&folder, &node_name).await?
             }
         };
+        let metrics = Arc::new(Metrics::new());
+        let runtime: Arc<dyn Runtime> = Arc::new(Counted::new(runtime, metrics.operations.clone()));
         let certificate = Arc::new(certificate);
-        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca)?;
+        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca, options.tls)?;
         let folder = root_dir.join(CHECKPOINTS);
         if options.feature_gates.container_checkpoint {
             std::fs::DirBuilder::new()
@@ -292,15 +373,52 @@ impl Server {
                 .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
         }
         let registered = options.feature_gates.container_checkpoint && options.debugging_handlers;
-        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout);
-        let door = Door { chain, attributes, authorizer, checkpointer, registered };
+        let health = Arc::new(Health::new(
+            Arc::clone(&runtime),
+            registered.then(|| folder.clone()),
+            Arc::clone(&certificate),
+        ));
+        let keeper = options.keeper;
+        let store = match &keeper {
+            Some(keeper) => keeper.store().clone(),
+            None => Store::at(&folder)?,
+        };
+        let checkpointer = Checkpointer::new(
+            runtime,
+            delegates.thaw,
+            &folder,
+            options.runtime_request_timeout,
+            options.checkpoints,
+        )
+        .with_metrics(metrics.checkpoints.clone())
+        .with_store(store.clone());
+        let (stop, stopped) = watch::channel(());
+        let api = Api::new(store, checkpointer.board().clone(), delegates.restorer, stopped);
+        let door = Door {
+            chain,
+            attributes,
+            authorizer,
+            checkpointer,
+            keeper,
+            api,
+            version: options.kubernetes_version,
+            authorize_pods: options.authorize_pods,
+            registered,
+            health: Arc::clone(&health),
+            audit: Audit::new(audit_file, Arc::clone(&metrics)),
+            metrics,
+            certificate: Arc::clone(&certificate),
+        };
         Ok(Self {
             listener,
             address,
             handshakes: Arc::new(handshakes),
             certificate,
             door: Arc::new(door),
-            limits,
+            limits: Limits { connections: limits.connections.min(descriptors()), ..limits },
+            healthz,
+            health,
+            stop,
         })
     }
 
@@ -309,20 +427,34 @@ impl Server {
         self.address
     }
 
+    /// The address of the plain health pages, if there are any.
+    pub fn healthz_addr(&self) -> Option<SocketAddr> {
+        self.healthz.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The audit lines' way out, to have its file opened again.
+    pub fn audit(&self) -> Audit {
+        self.door.audit.clone()
+    }
+
     /// The file of the certificate served: what a client trusts when it is self-signed.
     pub fn certificate_path(&self) -> &std::path::Path {
         self.certificate.path()
     }
 
     /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
-    /// within [`Limits::shutdown`], and what is left is cancelled.
+    /// within [`Limits::shutdown`], and what is left is cancelled. Containers of calls that were
+    /// cancelled are looked after for as long again, so that none stays frozen.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let (stop, stopped) = watch::channel(());
+        let stop = self.stop;
+        let stopped = stop.subscribe();
+        let door = Arc::clone(&self.door);
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {
             () = accept_all(&self.listener, &connections, &mut tasks, self.limits) => {}
             () = connections.keep_reloading() => {}
+            () = healthz::serve(self.healthz, self.health) => {}
             () = shutdown => {}
         }
         drop(self.listener);
@@ -332,7 +464,18 @@ impl Server {
             tracing::warn!(connections = tasks.len(), "requests under way are cancelled");
         }
         tasks.shutdown().await;
+        let settled = door.checkpointer.settled();
+        if tokio::time::timeout(self.limits.shutdown, settled).await.is_err() {
+            tracing::error!("a runtime still works on a container whose checkpoint was cancelled");
+        }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Accepts without end.
@@ -342,31 +485,34 @@ async fn accept_all(
     tasks: &mut JoinSet<()>,
     limits: Limits,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     loop {
-        let (socket, peer, place) = accept(listener, &places).await;
+        let (socket, peer) = accept(listener, &places).await;
+        let place = places.take().await;
         while tasks.try_join_next().is_some() {}
-        let connections = connections.clone();
-        tasks.spawn(async move {
-            connections.serve(socket, peer).await;
-            drop(place);
-        });
+        tasks.spawn(connections.clone().serve(socket, peer, place));
     }
 }
 
-/// One connection, and a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+/// One connection.
+async fn accept(listener: &TcpListener, places: &Places) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => return (socket, peer, place),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept");
+                // Most likely for want of descriptors: an idle connection's is one.
+                places.give_up_one();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Connections that the descriptors of this process are enough for: a quarter of them is for
+/// everything else, files and the runtime's socket above all.
+fn descriptors() -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+    most - most / 4
 }

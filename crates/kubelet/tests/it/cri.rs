@@ -19,13 +19,15 @@ const COUNTER: &str = "/checkpoint/default/counter/counter";
 #[derive(Clone)]
 enum Act {
     Write,
+    /// Writes, and tells of it.
+    Tell(&'static str),
     Fail(Status),
     /// Signals its start and its being dropped.
     Hang(Arc<Notify>, Arc<Notify>),
 }
 
-/// A request and its deadline as told.
-type Seen = (v1::CheckpointContainerRequest, Option<String>);
+/// A request, its deadline as told, and the trace it belongs to.
+type Seen = (v1::CheckpointContainerRequest, Option<String>, Option<String>);
 
 #[derive(Clone)]
 struct PlayedCri {
@@ -39,6 +41,18 @@ impl ImageService for PlayedImages {}
 
 #[tonic::async_trait]
 impl RuntimeService for PlayedCri {
+    async fn version(
+        &self,
+        _request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        Ok(Response::new(v1::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "played".into(),
+            runtime_version: "1".into(),
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
     async fn list_pod_sandbox(
         &self,
         _request: Request<v1::ListPodSandboxRequest>,
@@ -80,15 +94,23 @@ impl RuntimeService for PlayedCri {
         &self,
         request: Request<v1::CheckpointContainerRequest>,
     ) -> Result<Response<v1::CheckpointContainerResponse>, Status> {
-        let timeout = request.metadata().get("grpc-timeout");
-        let timeout = timeout.map(|value| value.to_str().unwrap().to_owned());
+        let metadata =
+            |key: &str| request.metadata().get(key).map(|value| value.to_str().unwrap().to_owned());
+        let (timeout, trace) = (metadata("grpc-timeout"), metadata("traceparent"));
         let message = request.into_inner();
-        self.seen.lock().unwrap().push((message.clone(), timeout));
+        self.seen.lock().unwrap().push((message.clone(), timeout, trace));
         let act = self.act.lock().unwrap().clone();
         match act {
             Act::Write => {
                 std::fs::write(&message.location, b"archive").unwrap();
                 Ok(Response::new(v1::CheckpointContainerResponse {}))
+            }
+            Act::Tell(report) => {
+                std::fs::write(&message.location, b"archive").unwrap();
+                let mut response = Response::new(v1::CheckpointContainerResponse {});
+                let report = tonic::metadata::MetadataValue::from_bytes(report.as_bytes());
+                response.metadata_mut().insert_bin(cryopod_cri::client::REPORT_KEY, report);
+                Ok(response)
             }
             Act::Fail(status) => Err(status),
             Act::Hang(began, dropped) => {
@@ -111,6 +133,13 @@ struct Old(PlayedCri);
 
 #[tonic::async_trait]
 impl RuntimeService for Old {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        self.0.version(request).await
+    }
+
     async fn list_pod_sandbox(
         &self,
         request: Request<v1::ListPodSandboxRequest>,
@@ -166,11 +195,12 @@ fn failed(container: &str, reason: &str) -> String {
 async fn a_checkpoint_goes_through_the_socket_and_back() {
     let scene = scene(Act::Write, MINUTES, |cri| cri).await;
     let answer = scene.stage.client().post(&format!("{COUNTER}?timeout=200")).await;
-    let (request, timeout) = scene.cri.seen.lock().unwrap().remove(0);
+    let (request, timeout, trace) = scene.cri.seen.lock().unwrap().remove(0);
     assert_eq!(answer.body, format!(r#"{{"items":["{}"]}}"#, request.location));
     assert_eq!((&*request.container_id, request.timeout), ("id-counter", 200));
     assert!(timeout.is_some_and(|text| text.starts_with("200")), "deadline is told");
     assert!(std::fs::exists(&request.location).unwrap());
+    assert_eq!(trace, None);
     let client = scene.stage.client();
     for (container, status, body) in [
         ("nope", 404, "container nope does not exist".to_owned()),
@@ -188,6 +218,32 @@ async fn a_timeout_beyond_what_grpc_can_say_still_goes_through() {
     let answer = scene.stage.client().post(&format!("{COUNTER}?timeout={}", i64::MAX)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(scene.cri.seen.lock().unwrap()[0].0.timeout, i64::MAX);
+}
+
+#[tokio::test]
+async fn the_trace_a_request_belongs_to_goes_on_to_the_runtime() {
+    let scene = scene(Act::Write, MINUTES, |cri| cri).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [("traceparent", trace)];
+    assert_eq!(scene.stage.client().send("POST", COUNTER, &headers).await.status, 200);
+    assert_eq!(scene.cri.seen.lock().unwrap()[0].2.as_deref(), Some(trace));
+}
+
+#[tokio::test]
+async fn what_our_own_runtime_tells_is_counted() {
+    let told = r#"{"archive_bytes":5000000,"frozen_micros":2000,"location":"/x","stopped":false}"#;
+    for (act, bytes, frozen) in [(Act::Tell(told), 5_000_000, 1), (Act::Write, 7, 0)] {
+        let scene = scene(act, MINUTES, |cri| cri).await;
+        assert_eq!(scene.stage.client().post(COUNTER).await.status, 200);
+        let text = scene.stage.metrics().await;
+        for line in [
+            format!("cryopod_checkpoint_bytes_sum {bytes}"),
+            format!("cryopod_checkpoint_freeze_seconds_count {frozen}"),
+            format!("cryopod_checkpoint_freeze_seconds_bucket{{le=\"0.0025\"}} {frozen}"),
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "{line} in\n{text}");
+        }
+    }
 }
 
 #[tokio::test]

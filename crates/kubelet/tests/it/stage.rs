@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use cryopod_kubelet::runtime::{CheckpointCall, Container, RpcError, Runtime, Sandbox};
+use cryopod_kubelet::runtime::{CheckpointCall, Container, Report, RpcError, Runtime, Sandbox};
 use cryopod_kubelet::{BoxFuture, Delegates, Options, Server};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -26,10 +26,12 @@ pub(crate) enum Act {
     Wait(Arc<Notify>),
     /// Never answers.
     Hang,
+    /// Writes, and tells of it.
+    Tell(Report),
 }
 
 /// A runtime played by the test. Pod `default/counter` has the running `counter`, the created
-/// `waiting`, and the exited `done`; pod `default/dead` has only a sandbox that is not ready.
+/// `waiting`, and the exited `done`; pod `default/dead` has a sandbox that is not ready, and `late` still runs in it.
 #[derive(Clone)]
 pub(crate) struct Played {
     inner: Arc<Inner>,
@@ -44,6 +46,7 @@ struct State {
     sandboxes: Vec<Sandbox>,
     containers: Vec<Container>,
     list_error: Option<RpcError>,
+    used_bytes: Option<u64>,
     acts: VecDeque<Act>,
     calls: Vec<CheckpointCall>,
     running: usize,
@@ -77,6 +80,7 @@ impl Default for Played {
                 container("late", true, "s2"),
             ],
             list_error: None,
+            used_bytes: None,
             acts: VecDeque::new(),
             calls: Vec::new(),
             running: 0,
@@ -101,6 +105,35 @@ impl Played {
 
     pub(crate) fn fail_lists(&self, error: RpcError) {
         self.change(|state| state.list_error = Some(error));
+    }
+
+    /// Another container that runs, in a pod that is made where it is not there.
+    pub(crate) fn add_container(&self, namespace: &str, pod: &str, name: &str) {
+        self.change(|state| {
+            let id = format!("s-{namespace}-{pod}");
+            if !state.sandboxes.iter().any(|sandbox| sandbox.id == id) {
+                state.sandboxes.push(Sandbox {
+                    id: id.clone(),
+                    pod: pod.into(),
+                    namespace: namespace.into(),
+                    uid: id.clone(),
+                    ready: true,
+                    created_at: 1,
+                });
+            }
+            state.containers.push(Container {
+                id: format!("id-{name}"),
+                sandbox_id: id,
+                name: name.into(),
+                running: true,
+                created_at: 1,
+            });
+        });
+    }
+
+    /// What every container is said to use.
+    pub(crate) fn uses(&self, bytes: u64) {
+        self.change(|state| state.used_bytes = Some(bytes));
     }
 
     pub(crate) fn stop_container(&self, name: &str) {
@@ -170,7 +203,19 @@ impl Runtime for Played {
         Box::pin(async { answer })
     }
 
-    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {
+    fn pid<'a>(&'a self, _container_id: &'a str) -> BoxFuture<'a, Result<Option<u32>, RpcError>> {
+        Box::pin(async { Ok(Some(1)) })
+    }
+
+    fn used_bytes<'a>(
+        &'a self,
+        _container_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<u64>, RpcError>> {
+        let answer = self.change(|state| state.used_bytes);
+        Box::pin(async move { Ok(answer) })
+    }
+
+    fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<Option<Report>, RpcError>> {
         Box::pin(async move {
             let act = self.change(|state| {
                 state.calls.push(call.clone());
@@ -180,11 +225,12 @@ impl Runtime for Played {
             });
             let mut running = Running(self, false);
             let answer = match act {
-                Act::Write => Ok(()),
+                Act::Write => Ok(None),
+                Act::Tell(report) => Ok(Some(report)),
                 Act::Fail(error) => Err(error),
                 Act::Wait(notify) => {
                     notify.notified().await;
-                    Ok(())
+                    Ok(None)
                 }
                 Act::Hang => std::future::pending().await,
             };
@@ -207,6 +253,8 @@ pub(crate) struct Stage {
     pub(crate) trusted: CertificateDer<'static>,
     stop: Option<oneshot::Sender<()>>,
     pub(crate) server: JoinHandle<()>,
+    /// Of the plain health pages.
+    pub(crate) healthz: Option<SocketAddr>,
 }
 
 /// Options for a server below `root` that takes certificates of `authority`.
@@ -254,11 +302,13 @@ impl Stage {
         let pem = std::fs::read(server.certificate_path()).unwrap();
         let trusted = CertificateDer::from_pem_slice(&pem).unwrap();
         let address = server.local_addr();
+        let healthz = server.healthz_addr();
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Self { runtime: played, root, authority, address, trusted, stop: Some(stop), server }
+        let stop = Some(stop);
+        Self { runtime: played, root, authority, address, trusted, stop, server, healthz }
     }
 
     /// A client with a good certificate.
@@ -273,6 +323,13 @@ impl Stage {
     /// A client without a certificate.
     pub(crate) fn stranger(&self) -> Client {
         Client::new(self.address, self.trusted.clone(), None)
+    }
+
+    /// What the server counts, as Prometheus reads it.
+    pub(crate) async fn metrics(&self) -> String {
+        let answer = self.client().send("GET", "/metrics", &[]).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
     }
 
     pub(crate) fn checkpoints(&self) -> std::path::PathBuf {
