@@ -23,5 +23,6 @@ mod elsewhere;
 mod https;
 mod images;
 mod probes;
+mod remote;
 mod retention;
 mod statuses;

@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use cryopod_kubelet::retention::{Age, MinFree, Size};
 
 use crate::quantity::{Bytes, Cpus};
+use crate::remote::{DeleteArgs, DescribeArgs, DownloadArgs, KubectlArgs, ServerArgs};
 use crate::target::Target;
 
 /// Socket of `cryopod serve` unless told otherwise.
@@ -59,6 +60,14 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// List checkpoint archives.
     List(ListArgs),
+    /// Describe a checkpoint archive.
+    Describe(DescribeArgs),
+    /// Fetch a checkpoint archive from a node.
+    Download(DownloadArgs),
+    /// Delete checkpoint archives.
+    Delete(DeleteArgs),
+    /// Take a checkpoint by the API server: `kubectl checkpoint`, when called as kubectl-checkpoint.
+    KubectlCheckpoint(Box<KubectlArgs>),
     /// Delete checkpoint archives that limits do not keep, the oldest first.
     Prune(Box<PruneArgs>),
     /// Protect checkpoint archives from retention.
@@ -359,6 +368,8 @@ The archive holds everything the container's memory held: keys, tokens and passw
 pub(crate) struct CheckpointArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Which: NAMESPACE/POD/CONTAINER, NAMESPACE/POD, or an id's beginning
     pub(crate) target: Target,
     /// Give up after so many seconds; the container goes on then
@@ -387,6 +398,8 @@ PINNED archives are those that `cryopod prune` and the server's retention never 
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Folder to look in; the node's folder of checkpoints unless given
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
@@ -473,6 +486,8 @@ limit and are never deleted by one.")]
 pub(crate) struct PinArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Names of archives, as `cryopod list` has them, or paths
     #[arg(required = true, value_name = "ARCHIVE")]
     pub(crate) archives: Vec<PathBuf>,
@@ -492,6 +507,8 @@ and the host's network are given here, or not at all.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// The archive
     pub(crate) archive: PathBuf,
     /// Name of the container; the archive's unless given

@@ -4,6 +4,7 @@ use cryopod_cri::{Code, CriError};
 use cryopod_kubelet::StoreError;
 use cryopod_kubelet::retention::RetentionError;
 
+use crate::remote::RemoteError;
 use crate::target::TargetError;
 
 /// Something failed that is none of the others.
@@ -53,6 +54,9 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                     StoreError::Folder { .. } | StoreError::Io { .. } => FAILED,
                 });
             }
+            if let Some(error) = cause.downcast_ref::<RemoteError>() {
+                return Some(remote(error));
+            }
             if cause.is::<RetentionError>() {
                 return Some(USAGE);
             }
@@ -66,6 +70,22 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             })
         })
         .unwrap_or(FAILED)
+}
+
+/// The code for a node's refusal: what the same refusal would be here.
+fn remote(error: &RemoteError) -> u8 {
+    match error {
+        RemoteError::Unreachable { .. } => UNREACHABLE,
+        RemoteError::Refused { status, .. } => match status.as_u16() {
+            400 | 413 | 415 => USAGE,
+            404 => NOT_FOUND,
+            401 | 403 | 409 | 422 | 501 => REFUSED,
+            502 | 503 => UNREACHABLE,
+            504 => TIMED_OUT,
+            _ => FAILED,
+        },
+        RemoteError::Broken { .. } | RemoteError::Strange { .. } => FAILED,
+    }
 }
 
 /// Whether the reader of our output went away, which is no failure of ours (`cryopod logs | head`).

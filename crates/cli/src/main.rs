@@ -12,14 +12,17 @@ mod exit;
 mod print;
 mod quantity;
 mod reference;
+mod remote;
 mod shape;
 mod target;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Cli, Command};
+use remote::{Kubectl, PLUGIN};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
         let rest: Vec<_> = words.collect();
         return code(cryopod_runtime::entry::run(&rest));
     }
-    let cli = Cli::parse();
+    let cli = parse();
     // No runtime, no threads: what a checkpoint captures should be the counter and nothing else.
     if let Command::Counter(args) = &cli.command {
         return report(counter::run(args).map(|()| ExitCode::SUCCESS), exit::FAILED);
@@ -48,6 +51,16 @@ fn main() -> ExitCode {
         Ok(_) => exit::FAILED,
     };
     report(done, fallback)
+}
+
+/// The command line; of kubectl's plugin, when the program is called by that name.
+fn parse() -> Cli {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&called).file_stem().is_some_and(|name| name == PLUGIN) {
+        let args = Kubectl::parse().args;
+        return Cli { command: Command::KubectlCheckpoint(Box::new(args)) };
+    }
+    Cli::parse()
 }
 
 /// Prints an error once, with all its causes.

@@ -1,25 +1,39 @@
 //! The handler: one container, one archive.
 //!
 //! Checks in the kubelet's order: pod, container, timeout, running, sign of the timeout, then the
-//! CRI call. The call is bounded by the effective timeout. One container is checkpointed by one
-//! call at a time; a second caller waits for the first and then looks for the container anew.
-//! Dropping the future at any point cancels the call and lets the next caller on.
+//! CRI call. One container is checkpointed by one call at a time, the node by a limited number; who
+//! waits looks for the container anew afterwards. The effective timeout bounds the CRI call and
+//! nothing else: it begins with the call, so that a caller who waited has as much of it as one who did
+//! not, and how long to wait is for the caller to know, who can hang up. Bringing the archive to the
+//! disk afterwards is not counted either, since the container runs by then.
+//!
+//! Dropping the future at any point cancels the call; what must be done then does not depend on it
+//! (`attempt.rs`).
 
-use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Zoned;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::location::{LocationError, Locations};
+use crate::attempt::{Aftermaths, Attempt};
+use crate::deposit::{self, DepositError, Latecomers};
+use crate::location::{Location, LocationError, Locations};
 use crate::pods::Snapshot;
+use crate::progress::{Board, Ticket};
+use crate::room::{self, Claim, NoRoom, Room};
 use crate::runtime::{CheckpointCall, RpcError, Runtime};
 use crate::store::Store;
+use crate::thaw::{Care, Thaw, Ward};
 use crate::timeout::{self, BadTimeout};
+use crate::turns::{Leave, Turns};
+
+/// How long what is asked of the runtime besides the checkpoint may take: the archive does not depend
+/// on it.
+const ASIDE: Duration = Duration::from_secs(10);
 
 /// A container as the request names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,9 +94,15 @@ pub enum Failure {
     /// No name for the archive.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// No space for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The runtime said no.
     #[error(transparent)]
     Rpc(#[from] RpcError),
+    /// The runtime said yes, and there is no archive.
+    #[error(transparent)]
+    Deposit(#[from] DepositError),
 }
 
 impl CheckpointError {
@@ -95,13 +115,46 @@ impl CheckpointError {
     }
 }
 
+/// How checkpoints are made, beyond what a request says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Checkpoints at the same time on this node; more wait.
+    pub at_once: NonZeroUsize,
+    /// Bytes that must stay free on the file system of the archives, beyond the estimate of the
+    /// archive to come.
+    pub free_reserve: u64,
+    /// How a container is looked after when a call ended without an answer. Matters only with a
+    /// [`Thaw`].
+    pub care: Care,
+    /// How long a location is watched for an archive that nobody waits for any more.
+    pub late_archives: Duration,
+    /// How often it is looked at.
+    pub late_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            at_once: NonZeroUsize::MIN.saturating_add(3),
+            free_reserve: 256 << 20,
+            care: Care::default(),
+            late_archives: Duration::from_secs(3600),
+            late_interval: Duration::from_secs(1),
+        }
+    }
+}
+
 /// Makes archives in one folder by one runtime.
 pub struct Checkpointer {
     runtime: Arc<dyn Runtime>,
+    thaw: Option<Arc<dyn Thaw>>,
     locations: Locations,
+    room: Room,
     /// The timeout of a request that names none, and the least there is.
     default_timeout: Duration,
     turns: Turns,
+    board: Board,
+    aftermaths: Aftermaths,
     /// Told which names are being written.
     store: Option<Store>,
 }
@@ -110,6 +163,7 @@ impl fmt::Debug for Checkpointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkpointer")
             .field("locations", &self.locations)
+            .field("room", &self.room)
             .field("default_timeout", &self.default_timeout)
             .finish_non_exhaustive()
     }
@@ -117,12 +171,24 @@ impl fmt::Debug for Checkpointer {
 
 impl Checkpointer {
     /// `folder` must be absolute and UTF-8: its files are named to the runtime and the caller.
-    pub fn new(runtime: Arc<dyn Runtime>, folder: &Path, default_timeout: Duration) -> Self {
+    /// Without `thaw` it is the runtime alone that lets a container go on.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        thaw: Option<Arc<dyn Thaw>>,
+        folder: &Path,
+        default_timeout: Duration,
+        settings: Settings,
+    ) -> Self {
+        let latecomers = Latecomers::new(settings.late_interval, settings.late_archives);
         Self {
             runtime,
+            thaw,
             locations: Locations::new(folder),
+            room: Room::new(folder, settings.free_reserve),
             default_timeout,
-            turns: Turns::default(),
+            turns: Turns::new(settings.at_once),
+            board: Board::default(),
+            aftermaths: Aftermaths::new(settings.care, latecomers),
             store: None,
         }
     }
@@ -130,6 +196,16 @@ impl Checkpointer {
     /// With a store over the folder: what a runtime still writes is hidden from it.
     pub fn with_store(self, store: Store) -> Self {
         Self { store: Some(store), ..self }
+    }
+
+    /// The checkpoints under way and just ended.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Done when every container of an ended call was seen to. Needs no new call to begin meanwhile.
+    pub async fn settled(&self) {
+        self.aftermaths.settled().await;
     }
 
     /// Makes an archive and returns its absolute path. `query` is the request's query string.
@@ -153,16 +229,16 @@ impl Checkpointer {
         }
         let requested = timeout::parse_query(query)?;
 
-        let turn = match self.turns.try_take(target) {
-            Ok(turn) => turn,
-            Err(queue) => {
-                let turn = queue.take().await;
+        let ticket = self.board.begin(target);
+        let leave = self.turns.take(target).await;
+        let made = async {
+            if leave.waited {
                 snapshot = take().await?;
-                turn
             }
+            self.run(&snapshot, target, requested, leave, &ticket).await.map_err(failed)
         };
-        let made = self.run(&snapshot, target, requested).await.map_err(failed);
-        drop(turn);
+        let made = made.await;
+        ticket.ended(made.as_ref().map(|_| ()).map_err(ToString::to_string));
         made
     }
 
@@ -171,6 +247,8 @@ impl Checkpointer {
         snapshot: &Snapshot,
         target: &Target,
         requested: i64,
+        leave: Leave,
+        ticket: &Ticket,
     ) -> Result<String, Failure> {
         let Target { namespace, pod, container } = target;
         let container_id = snapshot
@@ -180,58 +258,98 @@ impl Checkpointer {
             .ok_or_else(|| Failure::NotRunning { container: container.clone() })?;
         let (timeout_seconds, deadline) =
             timeout::effective(requested, self.default_timeout).ok_or(Failure::NegativeTimeout)?;
-        let location = self.locations.reserve(namespace, pod, container, &Zoned::now()).await?;
+        let mut location = self.locations.reserve(namespace, pod, container, &Zoned::now()).await?;
         let path = location.path().to_owned();
         let name = Path::new(&path).file_name().and_then(|name| name.to_str());
-        let _writing = self.store.as_ref().zip(name).map(|(store, name)| store.writing(name));
-        tracing::info!(%target, container_id, path, timeout_seconds, "checkpoint begins");
+        if let Some((store, name)) = self.store.as_ref().zip(name) {
+            location.hide(store.writing(name));
+        }
+        let estimate = self.estimate(&container_id).await;
+        let claim = match estimate {
+            Some(bytes) => Some(self.claim(&location, bytes).await?),
+            None => None,
+        };
+        let ward = self.ward(&container_id).await;
+        ticket.running(&path, estimate);
+        tracing::info!(%target, container_id, path, timeout_seconds, estimate, "checkpoint begins");
+
+        let Leave { turn, place, .. } = leave;
+        // From here on the container may be stopped and the file be there.
+        let mut attempt = Attempt::arm(turn, location, ward, &self.aftermaths);
         let call = self.runtime.checkpoint(CheckpointCall {
             container_id,
             location: path.clone(),
             timeout_seconds,
             deadline,
         });
-        match tokio::time::timeout(deadline, call).await {
-            Ok(done) => done?,
-            Err(_) => return Err(RpcError::deadline_exceeded().into()),
-        }
-        Ok(path)
-    }
-}
-
-/// Who checkpoints which container now. An entry lives as long as somebody holds or awaits it.
-#[derive(Debug, Default)]
-struct Turns {
-    queues: Mutex<HashMap<Target, Weak<AsyncMutex<()>>>>,
-}
-
-/// The right to checkpoint one container.
-type Turn = OwnedMutexGuard<()>;
-
-/// A place in the line for it.
-#[derive(Debug)]
-struct Queue(Arc<AsyncMutex<()>>);
-
-impl Turns {
-    fn try_take(&self, target: &Target) -> Result<Turn, Queue> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.retain(|_, queue| queue.strong_count() > 0);
-        let queue = match queues.get(target).and_then(Weak::upgrade) {
-            Some(queue) => queue,
-            None => {
-                let queue = Arc::new(AsyncMutex::new(()));
-                queues.insert(target.clone(), Arc::downgrade(&queue));
-                queue
-            }
+        let answer = match tokio::time::timeout(deadline, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(RpcError::deadline_exceeded()),
         };
-        Arc::clone(&queue).try_lock_owned().map_err(|_| Queue(queue))
+        attempt.answered(&answer);
+        drop(place);
+        let done = match answer {
+            Ok(()) => seal(&path).await.map_err(Failure::from),
+            Err(error) => Err(error.into()),
+        };
+        drop(claim);
+        match done {
+            Ok(()) => attempt.keep().await,
+            Err(_) => attempt.discard().await,
+        }
+        done.map(|()| path)
+    }
+
+    /// Bytes that the archive of a container is expected to have, if the runtime tells what it uses.
+    async fn estimate(&self, container_id: &str) -> Option<u64> {
+        let used = aside(self.runtime.used_bytes(container_id)).await;
+        match used {
+            Ok(Some(used)) => Some(room::estimate(used)),
+            Ok(None) => {
+                tracing::info!(container_id, "the runtime does not tell the container's memory");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(container_id, %error, "free space is not checked");
+                None
+            }
+        }
+    }
+
+    async fn claim(&self, location: &Location, bytes: u64) -> Result<Claim, NoRoom> {
+        let (room, path) = (self.room.clone(), PathBuf::from(location.path()));
+        let claimed = tokio::task::spawn_blocking(move || room.claim(&path, bytes)).await;
+        claimed.expect("looking for space does not panic")
+    }
+
+    /// The container, if it is to be looked after.
+    async fn ward(&self, container_id: &str) -> Option<Ward> {
+        let thaw = self.thaw.as_deref()?;
+        match aside(self.runtime.pid(container_id)).await {
+            Ok(Some(pid)) => Ward::find(thaw, container_id, pid).await,
+            Ok(None) => {
+                tracing::warn!(container_id, "the runtime does not tell the container's process");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(container_id, %error, "the container's process is not known");
+                None
+            }
+        }
     }
 }
 
-impl Queue {
-    async fn take(self) -> Turn {
-        self.0.lock_owned().await
+async fn aside<T>(call: impl Future<Output = Result<T, RpcError>>) -> Result<T, RpcError> {
+    match tokio::time::timeout(ASIDE, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(RpcError::deadline_exceeded()),
     }
+}
+
+async fn seal(path: &str) -> Result<(), DepositError> {
+    let path = PathBuf::from(path);
+    let sealed = tokio::task::spawn_blocking(move || deposit::seal(&path)).await;
+    sealed.expect("looking at an archive does not panic")
 }
 
 #[cfg(test)]
@@ -240,20 +358,6 @@ mod tests {
 
     fn target(container: &str) -> Target {
         Target { namespace: "ns".into(), pod: "pod".into(), container: container.into() }
-    }
-
-    #[tokio::test]
-    async fn turns_are_per_container_and_leave_nothing_behind() {
-        let turns = Turns::default();
-        let first = turns.try_take(&target("a")).unwrap();
-        let other = turns.try_take(&target("b")).unwrap();
-        let Err(waiting) = turns.try_take(&target("a")) else { panic!("two turns at once") };
-        drop(first);
-        let second = waiting.take().await;
-        assert!(turns.try_take(&target("a")).is_err());
-        drop((second, other));
-        drop(turns.try_take(&target("c")));
-        assert_eq!(turns.queues.lock().unwrap().len(), 1);
     }
 
     #[test]

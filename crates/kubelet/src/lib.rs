@@ -16,9 +16,11 @@
 //! for by name.
 
 pub mod api;
+mod attempt;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
+mod deposit;
 pub mod feature_gates;
 mod location;
 mod pods;
@@ -26,12 +28,15 @@ pub mod progress;
 mod reload;
 mod reply;
 pub mod retention;
+mod room;
 pub mod routes;
 pub mod runtime;
 pub mod server;
 pub mod store;
+pub mod thaw;
 pub mod timeout;
 pub mod tls;
+mod turns;
 
 use std::pin::Pin;
 

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Zoned;
 
+use crate::store::Writing;
+
 /// The folder could not be looked at.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot look for an archive at {path}: {source}")]
@@ -33,6 +35,8 @@ pub(crate) struct Locations {
 pub(crate) struct Location {
     path: String,
     taken: Arc<Mutex<HashSet<String>>>,
+    /// Keeps what is being written there from being seen as an archive.
+    _hidden: Option<Writing>,
 }
 
 impl Locations {
@@ -56,7 +60,7 @@ impl Locations {
             let fresh = lock(&self.taken).insert(path.clone());
             if fresh {
                 // From here the drop of `location` gives the path back.
-                let location = Location { path, taken: Arc::clone(&self.taken) };
+                let location = Location { path, taken: Arc::clone(&self.taken), _hidden: None };
                 match tokio::fs::symlink_metadata(&location.path).await {
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(location),
@@ -72,6 +76,11 @@ impl Locations {
 }
 
 impl Location {
+    /// For as long as this lives.
+    pub(crate) fn hide(&mut self, writing: Writing) {
+        self._hidden = Some(writing);
+    }
+
     pub(crate) fn path(&self) -> &str {
         &self.path
     }

@@ -2,8 +2,9 @@
 //!
 //! A pod is every sandbox with its name, namespace and UID; a pod that was replaced by another of
 //! the same name is a different one, and the newest (a ready one first) is meant. Any container
-//! of those sandboxes, in any state, counts as in the pod's spec; only a running one in a ready
-//! sandbox can be checkpointed, and of several the newest is.
+//! of those sandboxes, in any state, counts as in the pod's spec; only a running one can be
+//! checkpointed. As for a kubelet, its sandbox need not be ready: what counts is that the container
+//! runs. Of several the newest is meant, one in a ready sandbox first.
 
 use crate::runtime::{Container, RpcError, Runtime, Sandbox};
 
@@ -53,8 +54,10 @@ impl<'a> Pod<'a> {
     /// The running container of that name.
     pub(crate) fn running_container(&self, name: &str) -> Option<&'a Container> {
         self.named(name)
-            .filter(|(sandbox, container)| sandbox.ready && container.running)
-            .max_by_key(|(sandbox, container)| (sandbox.created_at, container.created_at))
+            .filter(|(_, container)| container.running)
+            .max_by_key(|(sandbox, container)| {
+                (sandbox.ready, sandbox.created_at, container.created_at)
+            })
             .map(|(_, container)| container)
     }
 
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_running_container_of_a_ready_sandbox_is_meant() {
+    fn the_newest_running_container_is_meant_of_a_ready_sandbox_first() {
         let snapshot = Snapshot {
             sandboxes: vec![sandbox("old", "u", false, 1), sandbox("new", "u", true, 2)],
             containers: vec![
@@ -123,11 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn a_container_of_a_dead_sandbox_is_known_but_not_running() {
-        let snapshot = Snapshot {
+    fn a_running_container_counts_whatever_its_sandbox_is_and_a_stopped_one_does_not() {
+        let mut snapshot = Snapshot {
             sandboxes: vec![sandbox("s", "u", false, 1)],
             containers: vec![container("c", "s", true, 1)],
         };
+        assert_eq!(snapshot.pod("ns", "pod").unwrap().running_container("ctr").unwrap().id, "c");
+        snapshot.containers[0].running = false;
         let pod = snapshot.pod("ns", "pod").unwrap();
         assert!(pod.has_container("ctr"));
         assert!(pod.running_container("ctr").is_none());

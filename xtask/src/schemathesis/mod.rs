@@ -20,7 +20,7 @@ use crate::sid::{Answer, checkout};
 use crate::stand::Program;
 
 /// The fuzzer's version: another one finds other things.
-const VERSION: &str = "4.22.3";
+const VERSION: &str = "4.32.5";
 /// For what must happen.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The whole run of the fuzzer; it is told less.

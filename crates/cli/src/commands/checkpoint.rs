@@ -13,12 +13,16 @@ use crate::args::{CheckpointArgs, Output};
 use crate::exit::Refused;
 use crate::print::{self, Progress};
 use crate::quantity::bytes_text;
-use crate::target::{Found, Inventory};
+use crate::remote::{self, Remote, Wanted};
+use crate::target::{Found, Inventory, Target};
 
 /// How long the call may last beyond the time the runtime itself keeps to.
 const MARGIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
+    if let Some(remote) = Remote::open(&args.server)? {
+        return far_away(&remote, args).await;
+    }
     let client = connect(&args.connection).await?;
     let all = Inventory::load(&client).await?;
     let one = all.running(&args.target)?;
@@ -52,6 +56,35 @@ pub(super) async fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
         },
     };
     show(args, &report)
+}
+
+/// Lets a node far away take it, by the kubelet's own request.
+async fn far_away(remote: &Remote, args: &CheckpointArgs) -> anyhow::Result<()> {
+    if args.stop || args.with_image || args.archive.is_some() {
+        let reason =
+            "the kubelet's API has no --stop, --with-image or --archive: they work on the \
+                      node itself, without --server"
+                .to_owned();
+        return Err(Refused { reason }.into());
+    }
+    let Target::Container { namespace, pod, container } = &args.target else {
+        let reason =
+            format!("name the container whole: NAMESPACE/POD/CONTAINER, not {}", args.target);
+        return Err(Refused { reason }.into());
+    };
+    let wanted = Wanted {
+        namespace: namespace.clone(),
+        pod: pod.clone(),
+        container: container.clone(),
+        timeout: args.timeout,
+    };
+    let location = remote::take(remote, &wanted).await?;
+    if args.result.output == Output::Json {
+        return print::json(&serde_json::json!({ "location": location }));
+    }
+    print::line(&location)?;
+    print::note("the archive holds every secret the container's memory held: keep it as one");
+    Ok(())
 }
 
 /// The name a kubelet would give, with a number where two fall into one second.

@@ -9,9 +9,10 @@ use crate::remote::{self, DownloadArgs, Remote};
 
 pub(super) async fn run(args: &DownloadArgs) -> anyhow::Result<()> {
     let Some(remote) = Remote::open(&args.server)? else {
-        let reason = "which node's? Give --server; on the node itself the archive is a file of the \
+        let reason =
+            "which node's? Give --server; on the node itself the archive is a file of the \
                       folder that `cryopod list` shows"
-            .to_owned();
+                .to_owned();
         return Err(Refused { reason }.into());
     };
     let target = match &args.file {

@@ -1,6 +1,6 @@
 //! `kubectl checkpoint`: the pod's node is found by the API server, and asked through its proxy.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -67,7 +67,9 @@ pub(super) async fn run(args: &KubectlArgs) -> anyhow::Result<()> {
         })?;
     } else {
         print::line(&location)?;
-        print::note(format_args!("on node {node}; it holds every secret of the container's memory"));
+        print::note(format_args!(
+            "on node {node}; it holds every secret of the container's memory"
+        ));
     }
     if let Some(target) = &args.download {
         let name = location.rsplit('/').next().unwrap_or_default();
@@ -110,16 +112,16 @@ fn container(pod: &Pod, given: Option<&str>) -> anyhow::Result<String> {
 }
 
 fn explain(error: kube::Error, namespace: &str, pod: &str) -> anyhow::Error {
-    match error {
+    let server = "the API server".to_owned();
+    let error = match error {
         kube::Error::Api(status) => RemoteError::Refused {
-            server: "the API server".to_owned(),
+            server,
             status: http::StatusCode::from_u16(status.code).unwrap_or_default(),
             detail: status.message,
-        }
-        .into(),
-        other => RemoteError::Unreachable { server: "the API server".to_owned(), source: other }.into(),
-    }
-    .context(format!("find pod {namespace}/{pod}"))
+        },
+        source => RemoteError::Unreachable { server, source },
+    };
+    anyhow::Error::new(error).context(format!("find pod {namespace}/{pod}"))
 }
 
 /// The refusal that a default cluster gives, with what to do about it.
@@ -128,10 +130,10 @@ fn cure(error: anyhow::Error) -> anyhow::Error {
         return error;
     };
     if status.as_u16() == 403 && detail.contains("checkpoint") {
-        return error.context(anyhow!(
+        return error.context(
             "the node does not let the API server take checkpoints: bind its user (such as \
-             kube-apiserver-kubelet-client) to a ClusterRole with `create` on nodes/checkpoint"
-        ));
+             kube-apiserver-kubelet-client) to a ClusterRole with `create` on nodes/checkpoint",
+        );
     }
     error
 }

@@ -2,7 +2,11 @@
 //! `serve` itself.
 
 mod checkpoint;
+mod delete;
+mod describe;
+mod download;
 mod exec;
+mod kubectl;
 mod list;
 mod logs;
 mod pin;
@@ -36,6 +40,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => return exec::run(&args).await,
         Command::Checkpoint(args) => checkpoint::run(&args).await?,
         Command::List(args) => list::run(&args).await?,
+        Command::Describe(args) => describe::run(&args).await?,
+        Command::Download(args) => download::run(&args).await?,
+        Command::Delete(args) => delete::run(&args).await?,
+        Command::KubectlCheckpoint(args) => kubectl::run(&args).await?,
         Command::Prune(args) => prune::run(&args).await?,
         Command::Pin(args) => pin::pin(&args).await?,
         Command::Unpin(args) => pin::unpin(&args).await?,

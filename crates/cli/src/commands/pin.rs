@@ -8,8 +8,12 @@ use cryopod_kubelet::Store;
 use super::archives_folder;
 use crate::args::PinArgs;
 use crate::print;
+use crate::remote::{Remote, segment};
 
 pub(super) async fn pin(args: &PinArgs) -> anyhow::Result<()> {
+    if let Some(remote) = Remote::open(&args.server)? {
+        return far_away(&remote, args, http::Method::PUT).await;
+    }
     each(args, async |store: &Store, name: &str| {
         if !store.pin(name).await? {
             print::note(format_args!("{name} was pinned already"));
@@ -20,6 +24,9 @@ pub(super) async fn pin(args: &PinArgs) -> anyhow::Result<()> {
 }
 
 pub(super) async fn unpin(args: &PinArgs) -> anyhow::Result<()> {
+    if let Some(remote) = Remote::open(&args.server)? {
+        return far_away(&remote, args, http::Method::DELETE).await;
+    }
     each(args, async |store: &Store, name: &str| {
         if !store.unpin(name).await? {
             print::note(format_args!("{name} was not pinned"));
@@ -27,6 +34,18 @@ pub(super) async fn unpin(args: &PinArgs) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The same on a node far away.
+async fn far_away(remote: &Remote, args: &PinArgs, method: http::Method) -> anyhow::Result<()> {
+    for archive in &args.archives {
+        let name = archive.to_str().context("the archive's name is not UTF-8")?;
+        let path = format!("/cryopod/v1/archives/{}/pin", segment(name));
+        let headers = http::HeaderMap::new();
+        remote.send(method.clone(), &path, headers, bytes::Bytes::new()).await?;
+        print::line(name)?;
+    }
+    Ok(())
 }
 
 /// Stops at the first that fails: those before it are done, and printed.

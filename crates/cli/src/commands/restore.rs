@@ -4,27 +4,32 @@
 use anyhow::Context;
 use cryopod_archive::{Archive, Identity};
 use cryopod_cri::v1;
+use cryopod_kubelet::runtime::Shape;
 
-use super::run::{PodPlace, start};
+use super::run::{Made, PodPlace, start};
 use super::{connect, mount, namespaces};
 use crate::args::{Network, Output, RestoreArgs};
 use crate::exit::Refused;
 use crate::print::{self, Progress};
 use crate::reference::Reference;
+use crate::remote::Remote;
 use crate::shape;
 
 pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
+    if let Some(remote) = Remote::open(&args.server)? {
+        return far_away(&remote, args).await;
+    }
     let archive = std::path::absolute(&args.archive).context("the archive's path")?;
     let identity = chosen(args, Archive::open(&archive)?.identity()?)?;
     let mounts = args.mount.iter().map(|text| mount(text)).collect::<anyhow::Result<Vec<_>>>()?;
-    let shape = shape::read(&archive)?;
+    let shape = Shape::read(&archive)?;
     print::note(format_args!(
         "restoring {}/{}/{} with the {} network, {} and {}",
         identity.namespace,
         identity.pod,
         identity.container,
         if args.network == Network::Host { "host's" } else { "private" },
-        match shape.limits().as_slice() {
+        match shape::limits(&shape.resources()).as_slice() {
             [] => "no limits".to_owned(),
             all => format!("at most {}", all.join(", ")),
         },
@@ -64,6 +69,30 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     };
     let progress = Progress::start("restoring");
     let made = start(&client, &place, config).await?;
+    drop(progress);
+    match args.result.output {
+        Output::Json => print::json(&made),
+        Output::Table => print::line(&made.id),
+    }
+}
+
+/// Lets a node far away restore one of its own archives.
+async fn far_away(remote: &Remote, args: &RestoreArgs) -> anyhow::Result<()> {
+    if !args.mount.is_empty() || args.network == Network::Host {
+        let reason = "--mount and --network reach out of the container: they work on the node \
+                      itself, without --server"
+            .to_owned();
+        return Err(Refused { reason }.into());
+    }
+    let archive = args.archive.to_str().context("the archive's name is not UTF-8")?;
+    let request = serde_json::json!({
+        "archive": archive,
+        "namespace": args.namespace,
+        "pod": args.pod,
+        "container": args.name,
+    });
+    let progress = Progress::start("restoring");
+    let made: Made = remote.post("/cryopod/v1/restore", request.to_string()).await?;
     drop(progress);
     match args.result.output {
         Output::Json => print::json(&made),

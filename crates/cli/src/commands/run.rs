@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use cryopod_cri::v1;
 use cryopod_cri::{Client, labels};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{connect, mount, namespaces, pair, places};
 use crate::args::{Network, Output, RunArgs, SourceArgs};
@@ -16,7 +16,7 @@ use crate::reference::Reference;
 use crate::target::Inventory;
 
 /// What was made.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Made {
     pub(crate) id: String,

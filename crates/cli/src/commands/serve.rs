@@ -183,9 +183,8 @@ async fn https_door(
     options.anonymous = args.anonymous_auth;
     options.feature_gates = feature_gates;
     options.keeper = keeper;
-    let server = Server::bind(options, runtime, Delegates::default())
-        .await
-        .context("open the HTTPS door")?;
+    let delegates = Delegates { restorer: Some(runtime.clone()), ..Delegates::default() };
+    let server = Server::bind(options, runtime, delegates).await.context("open the HTTPS door")?;
     Ok(Some(server))
 }
 

@@ -8,7 +8,7 @@ use rcgen::{
 };
 
 /// Certificates and keys as PEM. The authority's key is not kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Certificates {
     pub(super) authority: String,
     pub(super) server: Pair,
@@ -16,7 +16,7 @@ pub(super) struct Certificates {
 }
 
 /// A certificate and its key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pair {
     pub(super) certificate: String,
     pub(super) key: String,

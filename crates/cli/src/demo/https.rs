@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -32,6 +33,18 @@ pub(super) async fn send(
     certificates: &Certificates,
     identify: bool,
 ) -> anyhow::Result<Response<String>> {
+    let (parts, body) = exchange(address, request, certificates, identify).await?.into_parts();
+    let body = body.collect().await.context("read the answer")?.to_bytes();
+    Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Sends a request without a body; the answer's own is still to be read.
+pub(super) async fn exchange(
+    address: SocketAddr,
+    request: http::request::Builder,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<Response<Incoming>> {
     let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
     let stream =
         TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
@@ -45,10 +58,7 @@ pub(super) async fn send(
         .header(http::header::HOST, address.to_string())
         .body(Empty::<bytes::Bytes>::new())
         .context("make the request")?;
-    let answer = sender.send_request(request).await.context("send the request")?;
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.context("read the answer")?.to_bytes();
-    Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
+    sender.send_request(request).await.context("send the request")
 }
 
 fn config(certificates: &Certificates, identify: bool) -> anyhow::Result<ClientConfig> {

@@ -156,10 +156,20 @@ mod tests {
     fn the_plugins_command_line_is_consistent() {
         Kubectl::command().debug_assert();
         let parsed = Kubectl::try_parse_from([
-            "kubectl-checkpoint", "p", "-n", "ns", "-c", "c", "--timeout", "300",
+            "kubectl-checkpoint",
+            "p",
+            "-n",
+            "ns",
+            "-c",
+            "c",
+            "--timeout",
+            "300",
         ]);
         let args = parsed.unwrap().args;
-        assert_eq!((&*args.pod, args.namespace.as_deref(), args.timeout), ("p", Some("ns"), Some(300)));
+        assert_eq!(
+            (&*args.pod, args.namespace.as_deref(), args.timeout),
+            ("p", Some("ns"), Some(300))
+        );
         assert!(Kubectl::try_parse_from(["kubectl-checkpoint"]).is_err());
     }
 }

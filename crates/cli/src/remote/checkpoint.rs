@@ -58,12 +58,8 @@ struct Told {
 /// Takes a checkpoint; gives the archive's path on the node.
 pub(crate) async fn take(remote: &Remote, wanted: &Wanted) -> anyhow::Result<String> {
     let Wanted { namespace, pod, container, timeout } = wanted;
-    let mut path = format!(
-        "/checkpoint/{}/{}/{}",
-        segment(namespace),
-        segment(pod),
-        segment(container)
-    );
+    let mut path =
+        format!("/checkpoint/{}/{}/{}", segment(namespace), segment(pod), segment(container));
     if let Some(seconds) = timeout {
         path.push_str(&format!("?timeout={seconds}"));
     }
@@ -120,7 +116,8 @@ async fn follow(remote: &Remote, id: &str, bar: &Bar) -> Result<(), RemoteError>
     let mut parser = Parser::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| remote.broken(error.into()))?;
-        for Event { data, .. } in frame.data_ref().map(|data| parser.feed(data)).unwrap_or_default() {
+        for Event { data, .. } in frame.data_ref().map(|data| parser.feed(data)).unwrap_or_default()
+        {
             let Ok(told) = serde_json::from_str::<Told>(&data) else { continue };
             if told.phase.as_deref() == Some("waiting") {
                 bar.message("waiting for another checkpoint to end");

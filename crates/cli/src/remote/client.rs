@@ -93,10 +93,12 @@ impl Remote {
         let mut config = kube::Config::new(url);
         config.default_retry = false;
         if let Some(path) = &args.cacert {
-            let pem = std::fs::read(path).with_context(|| format!("--cacert {}", path.display()))?;
-            config.root_cert = Some(certificates(&pem).with_context(|| {
-                format!("--cacert {}: no certificates in it", path.display())
-            })?);
+            let pem =
+                std::fs::read(path).with_context(|| format!("--cacert {}", path.display()))?;
+            config.root_cert =
+                Some(certificates(&pem).with_context(|| {
+                    format!("--cacert {}: no certificates in it", path.display())
+                })?);
         }
         config.auth_info = AuthInfo {
             client_certificate: args.cert.as_deref().map(text).transpose()?,
@@ -110,7 +112,11 @@ impl Remote {
             config.headers.push((AUTHORIZATION, value));
         }
         let client = kube::Client::try_from(config).context("prepare TLS")?;
-        Ok(Some(Self { client, server: server.trim_end_matches('/').to_owned(), prefix: String::new() }))
+        Ok(Some(Self {
+            client,
+            server: server.trim_end_matches('/').to_owned(),
+            prefix: String::new(),
+        }))
     }
 
     /// A node behind an API server's client.
@@ -177,10 +183,7 @@ impl Remote {
         }
     }
 
-    pub(crate) fn broken(
-        &self,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    ) -> RemoteError {
+    pub(crate) fn broken(&self, source: Box<dyn std::error::Error + Send + Sync>) -> RemoteError {
         RemoteError::Broken { server: self.server.clone(), source }
     }
 
@@ -236,7 +239,10 @@ mod tests {
     #[test]
     fn refusals_are_told_in_their_own_words() {
         assert_eq!(detail(br#"{"type":"about:blank","detail":"no archive a"}"#), "no archive a");
-        assert_eq!(detail(br#"{"kind":"Status","message":"nodes \"n\" not found"}"#), "nodes \"n\" not found");
+        assert_eq!(
+            detail(br#"{"kind":"Status","message":"nodes \"n\" not found"}"#),
+            "nodes \"n\" not found"
+        );
         assert_eq!(detail(b"Forbidden (user=a)\n"), "Forbidden (user=a)");
         assert_eq!(detail(b""), "");
         assert_eq!(detail(&[b'a'; 5000]).len(), MOST_SHOWN);

@@ -2,7 +2,7 @@
 //! then shown under its name.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,8 @@ async fn fetch(remote: &Remote, name: &str, partial: &Partial) -> anyhow::Result
     loop {
         let mut headers = HeaderMap::new();
         if let (1.., Some(tag)) = (at, &tag) {
-            let range = HeaderValue::from_str(&format!("bytes={at}-")).context("ask for a range")?;
+            let range =
+                HeaderValue::from_str(&format!("bytes={at}-")).context("ask for a range")?;
             headers.insert(RANGE, range);
             headers.insert(IF_RANGE, tag.clone());
         }
@@ -53,7 +54,8 @@ async fn fetch(remote: &Remote, name: &str, partial: &Partial) -> anyhow::Result
             Ok(answer) => {
                 let (parts, mut body) = answer.into_parts();
                 if parts.status == StatusCode::PARTIAL_CONTENT {
-                    let range = parts.headers.get(CONTENT_RANGE).and_then(|text| text.to_str().ok());
+                    let range =
+                        parts.headers.get(CONTENT_RANGE).and_then(|text| text.to_str().ok());
                     if !range.is_some_and(|text| text.starts_with(&format!("bytes {at}-"))) {
                         return Err(anyhow!("the server gave another range than it was asked for"));
                     }
@@ -71,9 +73,10 @@ async fn fetch(remote: &Remote, name: &str, partial: &Partial) -> anyhow::Result
                         None => return Ok(at),
                         Some(Ok(frame)) => {
                             let Ok(data) = frame.into_data() else { continue };
-                            partial.file.write_all_at(&data, at).with_context(|| {
-                                format!("write {}", partial.path.display())
-                            })?;
+                            partial
+                                .file
+                                .write_all_at(&data, at)
+                                .with_context(|| format!("write {}", partial.path.display()))?;
                             at += data.len() as u64;
                             bar.position(at);
                         }
@@ -128,9 +131,8 @@ impl Partial {
         Ok(Self { file, path })
     }
 
-    fn show(mut self, target: &Path) -> anyhow::Result<()> {
+    fn show(self, target: &Path) -> anyhow::Result<()> {
         let shown = || -> io::Result<()> {
-            self.file.flush()?;
             self.file.sync_all()?;
             rename_to_free(&self.path, target)?;
             let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());

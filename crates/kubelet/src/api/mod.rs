@@ -98,10 +98,14 @@ impl Api {
         let (operation, head) = (found.operation, found.head);
         let argument = found.argument.clone();
         let reply = self.act(found, request).await.unwrap_or_else(|problem| problem.reply());
-        tracing::info!(
-            %peer, user = user.name, operation = operation.id, argument,
-            status = reply.status().as_u16(), "answered"
-        );
+        let status = reply.status().as_u16();
+        if operation.changes_or_reveals() {
+            let (user, operation) = (&user.name, operation.id);
+            tracing::info!(%peer, user, operation, argument, status, "answered");
+        } else {
+            let (user, operation) = (&user.name, operation.id);
+            tracing::debug!(%peer, user, operation, argument, status, "answered");
+        }
         if head { reply.map(|_| whole(Bytes::new())) } else { reply }
     }
 

@@ -157,7 +157,33 @@ fn answer(status: u16, description: &str, content: Content, head: bool) -> Value
     if !headers.is_empty() {
         answer["headers"] = Value::Object(headers);
     }
+    let linked = match content {
+        Content::Json("ArchiveList") => Some(("{name}", "name")),
+        Content::Json("CheckpointList") => Some(("{id}", "id")),
+        _ => None,
+    };
+    if let (Some((segment, name)), false) = (linked, head) {
+        answer["links"] = links(segment, name);
+    }
     answer
+}
+
+/// Where the first of a list leads: every operation that takes it.
+fn links(segment: &str, name: &str) -> Value {
+    let value = format!("$response.body#/items/0/{name}");
+    let mut links: Map<String, Value> = OPERATIONS
+        .iter()
+        .filter(|operation| operation.path.contains(segment))
+        .map(|operation| {
+            let link = json!({ "operationId": operation.id, "parameters": { name: value } });
+            (operation.id.to_owned(), link)
+        })
+        .collect();
+    if name == "name" {
+        let link = json!({ "operationId": "restore", "requestBody": { "archive": value } });
+        links.insert("restore".to_owned(), link);
+    }
+    Value::Object(links)
 }
 
 fn reference(schema: &str) -> Value {

@@ -196,7 +196,7 @@ async fn prepare(
         let file = reading.file().try_clone()?;
         let read = Archive::from_file(file, &path)
             .map_err(MetadataError::from)
-            .and_then(|archive| Ok((archive.summary()?.identity, Shape::of(&archive)?)));
+            .and_then(|archive| Ok((archive.identity()?, Shape::of(&archive)?)));
         Ok::<_, std::io::Error>((read, reading, path))
     };
     let broken = |error: &(dyn std::error::Error + 'static)| {

@@ -52,6 +52,13 @@ pub(crate) struct Operation {
     pub(crate) answers: &'static [Answer],
 }
 
+impl Operation {
+    /// Whether somebody will ask later who did it: it changes something, or gives secrets away.
+    pub(crate) fn changes_or_reveals(&self) -> bool {
+        self.method != "GET" || self.action == Action::Download
+    }
+}
+
 /// A parameter of the query or a header.
 #[derive(Debug)]
 pub(crate) struct Parameter {

@@ -88,6 +88,14 @@ mod tests {
     struct Fixed;
 
     impl Runtime for Fixed {
+        fn pid<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<u32>, RpcError>> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn used_bytes<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<u64>, RpcError>> {
+            Box::pin(async { Ok(None) })
+        }
+
         fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<Sandbox>, RpcError>> {
             let sandbox = |id: &str, pod: &str| Sandbox {
                 id: id.into(),

@@ -1,4 +1,4 @@
-//! What the checkpoint handler needs from a container runtime, and nothing more: three calls.
+//! What the checkpoint handler needs from a container runtime, and nothing more: five calls.
 //!
 //! [`Runtime`] is the seam; [`CriRuntime`] is the real one, over a CRI v1 unix socket. A kubelet
 //! knows its pods from the API server; we know them from the runtime, by the sandbox's metadata
@@ -68,6 +68,15 @@ pub trait Runtime: Send + Sync + 'static {
     fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<Sandbox>, RpcError>>;
     /// All containers, in any state.
     fn containers(&self) -> BoxFuture<'_, Result<Vec<Container>, RpcError>>;
+    /// The container's first process, as the machine numbers it; `None` where the runtime does not
+    /// tell.
+    fn pid<'a>(&'a self, container_id: &'a str) -> BoxFuture<'a, Result<Option<u32>, RpcError>>;
+    /// Bytes that the container uses and an archive would hold: memory and changed files; `None`
+    /// where the runtime does not tell.
+    fn used_bytes<'a>(
+        &'a self,
+        container_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<u64>, RpcError>>;
     /// Writes a checkpoint archive; the container goes on running.
     fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>>;
 }

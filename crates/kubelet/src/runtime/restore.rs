@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cryopod_archive::{Archive, MetadataError, names};
+use cryopod_archive::{Archive, MetadataError};
 use cryopod_cri::client::PLACES_KEY;
 use cryopod_cri::{Code, labels, v1};
 use serde::{Deserialize, Serialize};
@@ -190,21 +190,13 @@ struct Pids {
     limit: i64,
 }
 
-/// Largest OCI spec read, in bytes.
-const SPEC_BYTES: u64 = 16 << 20;
-
 impl Shape {
     /// Reads it from an archive's OCI spec. Blocking.
     ///
     /// # Errors
     /// When there is no such entry, it is damaged, or is no OCI spec.
     pub fn of(archive: &Archive) -> Result<Self, MetadataError> {
-        let bytes = archive.read(names::SPEC, SPEC_BYTES)?;
-        serde_json::from_slice(&bytes).map_err(|source| MetadataError::Json {
-            path: archive.path().to_owned(),
-            name: names::SPEC,
-            source,
-        })
+        archive.spec()
     }
 
     /// [`Shape::of`] the archive at a path. Blocking.

@@ -24,12 +24,12 @@ use crate::authn::{Authenticator, Chain, ClientCa, ClientCaError, NoMethod};
 use crate::authz::{
     AlwaysAllow, Authorizer, ClientCertificates, NodeAttributes, RequestAttributes,
 };
-use crate::checkpoint::Checkpointer;
+use crate::checkpoint::{Checkpointer, Settings};
 use crate::feature_gates::FeatureGates;
-use crate::progress::Board;
 use crate::retention::Keeper;
 use crate::runtime::{Restorer, Runtime};
 use crate::store::{Store, StoreError};
+use crate::thaw::Thaw;
 use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
@@ -69,6 +69,8 @@ pub struct Options {
     pub debugging_handlers: bool,
     /// `--runtime-request-timeout`: the timeout of a checkpoint that names none, and the least.
     pub runtime_request_timeout: Duration,
+    /// How checkpoints are made.
+    pub checkpoints: Settings,
     /// What one client can hold.
     pub limits: Limits,
     /// Told of each new archive; it must be run elsewhere, and be over the folder `checkpoints`
@@ -93,6 +95,7 @@ impl Options {
             feature_gates: FeatureGates::default(),
             debugging_handlers: true,
             runtime_request_timeout: Duration::from_secs(120),
+            checkpoints: Settings::default(),
             limits: Limits::default(),
             keeper: None,
         }
@@ -154,6 +157,8 @@ pub struct Delegates {
     pub attributes: Option<Arc<dyn RequestAttributes>>,
     /// Lets containers go on from archives; without one, nobody can ask for it.
     pub restorer: Option<Arc<dyn Restorer>>,
+    /// Lets containers go on that a runtime left frozen. For runtimes that are not our own.
+    pub thaw: Option<Arc<dyn Thaw>>,
 }
 
 impl fmt::Debug for Delegates {
@@ -163,6 +168,7 @@ impl fmt::Debug for Delegates {
             .field("authorizer", &self.authorizer.is_some())
             .field("attributes", &self.attributes.is_some())
             .field("restorer", &self.restorer.is_some())
+            .field("thaw", &self.thaw.is_some())
             .finish()
     }
 }
@@ -313,10 +319,16 @@ impl Server {
             Some(keeper) => keeper.store().clone(),
             None => Store::at(&folder)?,
         };
-        let checkpointer = Checkpointer::new(runtime, &folder, options.runtime_request_timeout)
-            .with_store(store.clone());
+        let checkpointer = Checkpointer::new(
+            runtime,
+            delegates.thaw,
+            &folder,
+            options.runtime_request_timeout,
+            options.checkpoints,
+        )
+        .with_store(store.clone());
         let (stop, stopped) = watch::channel(());
-        let api = Api::new(store, Board::default(), delegates.restorer, stopped);
+        let api = Api::new(store, checkpointer.board().clone(), delegates.restorer, stopped);
         let door = Door { chain, attributes, authorizer, checkpointer, keeper, api, registered };
         Ok(Self {
             listener,
@@ -340,10 +352,12 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done; then no connection is taken, requests under way may end
-    /// within [`Limits::shutdown`], and what is left is cancelled.
+    /// within [`Limits::shutdown`], and what is left is cancelled. Containers of calls that were
+    /// cancelled are looked after for as long again, so that none stays frozen.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let stop = self.stop;
         let stopped = stop.subscribe();
+        let door = Arc::clone(&self.door);
         let connections = Connections::new(self.door, self.handshakes, self.limits, stopped);
         let mut tasks = JoinSet::new();
         tokio::select! {
@@ -358,6 +372,10 @@ impl Server {
             tracing::warn!(connections = tasks.len(), "requests under way are cancelled");
         }
         tasks.shutdown().await;
+        let settled = door.checkpointer.settled();
+        if tokio::time::timeout(self.limits.shutdown, settled).await.is_err() {
+            tracing::error!("a runtime still works on a container whose checkpoint was cancelled");
+        }
     }
 }
 

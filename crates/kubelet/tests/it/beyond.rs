@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use cryopod_archive::{ArchiveWriter, ConfigDump, to_json};
 use cryopod_kubelet::authz::{Attributes, Authorizer, Decision};
+use cryopod_kubelet::runtime::{Code, RpcError};
 use cryopod_kubelet::{BoxError, BoxFuture, Delegates};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::client::{Answer, Client, request};
-use crate::stage::Stage;
+use crate::stage::{Act, Stage};
 
 const ARCHIVES: &str = "/cryopod/v1/archives";
 
@@ -346,4 +348,98 @@ async fn the_document_is_served_and_is_the_one_of_the_library() {
     assert_eq!(answer.status, 200);
     assert_eq!(parsed(&answer), cryopod_kubelet::api::document());
     assert_eq!(get(&stage.stranger(), "/cryopod/v1/openapi.json").await.status, 401);
+}
+
+/// The next piece of an event stream as it came in; `None` at its end.
+async fn piece(body: &mut hyper::body::Incoming) -> Option<String> {
+    let frame = body.frame().await?.unwrap();
+    Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_watched_from_its_beginning_to_its_end() {
+    let stage = Stage::new().await;
+    let client = stage.client();
+    let empty = parsed(&get(&client, "/cryopod/v1/checkpoints").await);
+    assert_eq!(empty, json!({ "items": [] }));
+    let go_on = Arc::new(Notify::new());
+    stage.runtime.next(Act::Wait(Arc::clone(&go_on)));
+    let poster = stage.client();
+    let made =
+        tokio::spawn(async move { poster.post("/checkpoint/default/counter/counter").await });
+    stage.runtime.called(1).await;
+
+    let list = parsed(&get(&client, "/cryopod/v1/checkpoints").await);
+    let one = &list["items"][0];
+    assert_eq!((&one["phase"], &one["container"]), (&json!("running"), &json!("counter")));
+    let path = format!("/cryopod/v1/checkpoints/{}", one["id"].as_str().unwrap());
+    let described = parsed(&get(&client, &path).await);
+    assert_eq!(described["location"], one["location"]);
+
+    let events = format!("{path}/events");
+    let mut first = stage.client().try_http1().await.unwrap();
+    let answer = first.send_request(request("GET", &events, &[])).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut body = answer.into_body();
+    let begun = piece(&mut body).await.unwrap();
+    assert!(begun.starts_with("event: phase\ndata: {") && begun.contains("\"running\""), "{begun}");
+    // Written in place, as a foreign runtime does.
+    let location = described["location"].as_str().unwrap();
+    std::fs::write(location, "12345").unwrap();
+    let bytes = piece(&mut body).await.unwrap();
+    assert_eq!(bytes, "event: bytes\ndata: {\"bytesWritten\":5}\n\n");
+    // What is still written is no archive yet.
+    assert_eq!(parsed(&get(&client, ARCHIVES).await)["items"], json!([]));
+    // One who reads nothing, and one who goes, change nothing.
+    let mut asleep = stage.client().http2().await;
+    let target = format!("https://localhost{events}");
+    let _unread = asleep.send_request(request("GET", &target, &[])).await.unwrap();
+    let mut gone = stage.client().try_http1().await.unwrap();
+    drop(gone.send_request(request("GET", &events, &[])).await.unwrap());
+    drop(gone);
+
+    std::fs::remove_file(location).unwrap();
+    go_on.notify_one();
+    assert_eq!(made.await.unwrap().status, 200);
+    let mut last = String::new();
+    while let Some(text) = piece(&mut body).await {
+        last = text;
+    }
+    assert!(last.starts_with("event: phase\n") && last.contains("\"done\""), "{last}");
+    assert_eq!(parsed(&get(&client, &path).await)["phase"], "done");
+    // There at once, for who was told of it.
+    let name = location.rsplit('/').next().unwrap();
+    assert_eq!(get(&client, &format!("{ARCHIVES}/{name}/content")).await.body, "archive");
+    let unknown = get(&client, "/cryopod/v1/checkpoints/999/events").await;
+    assert_eq!(problem(&unknown).0, 404);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_does_not_wait_for_watchers() {
+    let mut stage = Stage::new().await;
+    stage.runtime.next(Act::Fail(RpcError { code: Code::Internal, message: "no".into() }));
+    let client = stage.client();
+    assert_eq!(client.post("/checkpoint/default/counter/counter").await.status, 500);
+    let list = parsed(&get(&client, "/cryopod/v1/checkpoints").await);
+    assert_eq!(list["items"][0]["phase"], "failed");
+    let go_on = Arc::new(Notify::new());
+    stage.runtime.next(Act::Wait(Arc::clone(&go_on)));
+    let poster = stage.client();
+    let made =
+        tokio::spawn(async move { poster.post("/checkpoint/default/counter/counter").await });
+    stage.runtime.called(2).await;
+    let list = parsed(&get(&client, "/cryopod/v1/checkpoints").await);
+    let events =
+        format!("/cryopod/v1/checkpoints/{}/events", list["items"][0]["id"].as_str().unwrap());
+    let mut sender = client.try_http1().await.unwrap();
+    let answer = sender.send_request(request("GET", &events, &[])).await.unwrap();
+    let mut body = answer.into_body();
+    assert!(piece(&mut body).await.unwrap().contains("running"));
+    stage.stop();
+    // The watcher is told off while the request under way still runs.
+    while piece(&mut body).await.is_some() {}
+    assert!(!made.is_finished());
+    go_on.notify_one();
+    assert_eq!(made.await.unwrap().status, 200);
+    (&mut stage.server).await.unwrap();
 }

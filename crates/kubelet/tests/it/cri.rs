@@ -39,6 +39,18 @@ impl ImageService for PlayedImages {}
 
 #[tonic::async_trait]
 impl RuntimeService for PlayedCri {
+    async fn version(
+        &self,
+        _request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        Ok(Response::new(v1::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "played".into(),
+            runtime_version: "1".into(),
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
     async fn list_pod_sandbox(
         &self,
         _request: Request<v1::ListPodSandboxRequest>,
@@ -111,6 +123,13 @@ struct Old(PlayedCri);
 
 #[tonic::async_trait]
 impl RuntimeService for Old {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        self.0.version(request).await
+    }
+
     async fn list_pod_sandbox(
         &self,
         request: Request<v1::ListPodSandboxRequest>,

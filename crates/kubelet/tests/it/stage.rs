@@ -29,7 +29,7 @@ pub(crate) enum Act {
 }
 
 /// A runtime played by the test. Pod `default/counter` has the running `counter`, the created
-/// `waiting`, and the exited `done`; pod `default/dead` has only a sandbox that is not ready.
+/// `waiting`, and the exited `done`; pod `default/dead` has a sandbox that is not ready, and `late` still runs in it.
 #[derive(Clone)]
 pub(crate) struct Played {
     inner: Arc<Inner>,
@@ -44,6 +44,7 @@ struct State {
     sandboxes: Vec<Sandbox>,
     containers: Vec<Container>,
     list_error: Option<RpcError>,
+    used_bytes: Option<u64>,
     acts: VecDeque<Act>,
     calls: Vec<CheckpointCall>,
     running: usize,
@@ -77,6 +78,7 @@ impl Default for Played {
                 container("late", true, "s2"),
             ],
             list_error: None,
+            used_bytes: None,
             acts: VecDeque::new(),
             calls: Vec::new(),
             running: 0,
@@ -101,6 +103,11 @@ impl Played {
 
     pub(crate) fn fail_lists(&self, error: RpcError) {
         self.change(|state| state.list_error = Some(error));
+    }
+
+    /// What every container is said to use.
+    pub(crate) fn uses(&self, bytes: u64) {
+        self.change(|state| state.used_bytes = Some(bytes));
     }
 
     pub(crate) fn stop_container(&self, name: &str) {
@@ -168,6 +175,18 @@ impl Runtime for Played {
     fn containers(&self) -> BoxFuture<'_, Result<Vec<Container>, RpcError>> {
         let answer = self.change(|state| Ok(state.containers.clone()));
         Box::pin(async { answer })
+    }
+
+    fn pid<'a>(&'a self, _container_id: &'a str) -> BoxFuture<'a, Result<Option<u32>, RpcError>> {
+        Box::pin(async { Ok(Some(1)) })
+    }
+
+    fn used_bytes<'a>(
+        &'a self,
+        _container_id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<u64>, RpcError>> {
+        let answer = self.change(|state| state.used_bytes);
+        Box::pin(async move { Ok(answer) })
     }
 
     fn checkpoint(&self, call: CheckpointCall) -> BoxFuture<'_, Result<(), RpcError>> {

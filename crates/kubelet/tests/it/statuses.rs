@@ -68,6 +68,14 @@ async fn done_is_200_with_one_absolute_path() {
 }
 
 #[tokio::test]
+async fn a_running_container_counts_though_its_sandbox_is_not_ready() {
+    let stage = Stage::new().await;
+    let answer = stage.client().post("/checkpoint/default/dead/late").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(stage.runtime.calls()[0].container_id, "id-late");
+}
+
+#[tokio::test]
 async fn a_trailing_slash_any_content_type_and_any_body_are_200() {
     let stage = Stage::new().await;
     let client = stage.client();
@@ -134,7 +142,6 @@ async fn what_fails_is_500_with_the_reason() {
     let text = [("content-type", TEXT)];
     for (path, reason) in [
         ("default/counter/done", "container done not found"),
-        ("default/dead/late", "container late not found"),
         ("default/counter/done?timeout=-1", "container done not found"),
         (
             "default/counter/counter?timeout=-1",
