@@ -26,6 +26,7 @@ fn caught(shim: i32) -> Doomed {
 
 /// Kills checkpoints of this victim at every `stride`-th stop, or at every one with
 /// CRYOPOD_EVERY_STOP set in the environment. `stop`: of checkpoints that end the container.
+#[expect(clippy::print_stdout, reason = "the count is to be seen")]
 fn helper_dies(name: &str, stride: usize, stop: bool) -> Result<(), String> {
     let stride = death::stride(stride);
     let host = Host::holding();
