@@ -2,7 +2,7 @@
 
 use crate::harness::{cryopod, stderr, stdout};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "serve",
     "run",
     "ps",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 15] = [
     "unpin",
     "restore",
     "demo",
+    "config",
     "version",
 ];
 

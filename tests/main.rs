@@ -12,6 +12,7 @@ mod harness;
 
 mod checkpoints;
 mod command_line;
+mod configuration;
 mod containers;
 mod crash;
 mod cri;
@@ -20,6 +21,7 @@ mod demo;
 mod deploy;
 mod doors;
 mod elsewhere;
+mod hostile;
 mod https;
 mod images;
 mod node_e2e;

@@ -153,7 +153,7 @@ async fn a_resource_that_cannot_be_carried_is_500_and_named() {
 }
 
 /// A runtime with one running container and without CheckpointContainer.
-struct Fake;
+pub(crate) struct Fake;
 
 #[tonic::async_trait]
 impl RuntimeService for Fake {
@@ -203,7 +203,7 @@ impl RuntimeService for Fake {
 }
 
 /// A process that ends with its holder.
-struct Ended(Child);
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use cryopod_kubelet::retention::{Age, MinFree, Size};
 
 use crate::quantity::{Bytes, Cpus};
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Restore(Box<RestoreArgs>),
     /// Show the whole way: serve, run, checkpoint over HTTPS, kill, restore.
     Demo(DemoArgs),
+    /// Explain the configuration of `serve`.
+    Config(ConfigArgs),
     /// Print the versions of this program and of the runtime it talks to.
     Version(VersionArgs),
     /// The demo's container: counts, and watches the clock.
@@ -133,19 +135,48 @@ Examples:
   cryopod serve --container-runtime-endpoint unix:///run/containerd/containerd.sock \\
                 --client-ca-file ca.crt
       The HTTPS API only, in front of containerd.
+  cryopod serve --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.conf \\
+                --port 10260
+      As this node's kubelet is set up, beside it: the API server says who callers are and what
+      they may do. `cryopod config check` with the same flags explains what would be in force.
+
+Flags win over the kubelet's file. With a file or a kubeconfig, what neither says is as in the
+kubelet's file (any address, tokens and access reviewed by the API server), never as the kubelet's
+flags alone would have it (anonymous callers, everything allowed).
 
 SIGTERM and SIGINT end it once open calls are done. Containers go on without it, and a new `serve`
 finds them again, also after SIGKILL.")]
 pub(crate) struct ServeArgs {
-    /// Address and port of the HTTPS API
-    #[arg(long, default_value = "127.0.0.1:10250", value_name = "ADDR:PORT")]
-    pub(crate) address: SocketAddr,
+    /// The kubelet's configuration (YAML or JSON; KubeletConfiguration, kubelet.config.k8s.io/v1beta1)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of more of it, laid over the file: *.conf, in the order of their names
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Our own settings (CryopodConfiguration, config.cryopod/v1alpha1); they can also be a second
+    /// document in --config
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cryopod_config: Option<PathBuf>,
+    /// How to reach the API server, and who we are there; `in-cluster`: by the service account of
+    /// the pod this runs in
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Address of the HTTPS API, and its port: 127.0.0.1:10250, or 0.0.0.0:10250 with --config or
+    /// --kubeconfig
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub(crate) address: Option<Bind>,
+    /// Port of the HTTPS API; 0: any
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
     /// Socket of the CRI server of the embedded runtime
     #[arg(long, env = "CRYOPOD_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
-    /// Folder whose `checkpoints` folder takes the archives
-    #[arg(long, default_value = "/var/lib/kubelet", value_name = "DIR")]
-    pub(crate) root_dir: PathBuf,
+    /// Folder whose `checkpoints` folder takes the archives; /var/lib/kubelet unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root_dir: Option<PathBuf>,
+    /// Folder of the self-signed certificate; `pki` in the root folder unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cert_dir: Option<PathBuf>,
     /// Folder of images, records and writable layers
     #[arg(long, default_value = "/var/lib/cryopod", value_name = "DIR")]
     pub(crate) state_dir: PathBuf,
@@ -157,21 +188,48 @@ pub(crate) struct ServeArgs {
     pub(crate) log_dir: PathBuf,
     /// Certificates (PEM) of authorities whose client certificates are accepted
     #[arg(long, value_name = "FILE")]
-    pub(crate) client_ca_file: Option<PathBuf>,
+    pub(crate) client_ca_file: Option<String>,
     /// Serving certificate (PEM); without it a self-signed one is made
-    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
-    pub(crate) tls_cert_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert_file: Option<String>,
     /// Key (PEM) of the serving certificate
-    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
-    pub(crate) tls_private_key_file: Option<PathBuf>,
-    /// Let callers without a certificate in. Anyone who reaches the port can then read the memory
-    /// of every container
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
-          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub(crate) anonymous_auth: bool,
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_private_key_file: Option<String>,
+    /// Cipher suites of TLS 1.2, by Go's names, with commas between; all good ones unless given
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) tls_cipher_suites: Option<Vec<String>>,
+    /// Least version of TLS: VersionTLS12 (unless given) or VersionTLS13
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_min_version: Option<String>,
+    /// Let callers without credentials in. Unless the API server decides what they may, anyone who
+    /// reaches the port can then read the memory of every container
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) anonymous_auth: Option<bool>,
+    /// Let the API server say whose a bearer token is
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) authentication_token_webhook: Option<bool>,
+    /// How long that holds; 2m0s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) authentication_token_webhook_cache_ttl: Option<String>,
+    /// Who decides what a caller may: Webhook (the API server), AlwaysAllow, or ClientCertificates
+    /// (whoever has one of the client CA)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) authorization_mode: Option<String>,
+    /// How long an access that was allowed holds; 5m0s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) authorization_webhook_cache_authorized_ttl: Option<String>,
+    /// How long an access that was not allowed holds; 30s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) authorization_webhook_cache_unauthorized_ttl: Option<String>,
+    /// Serve the checkpoint API, which is one of the kubelet's debugging handlers
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) enable_debugging_handlers: Option<bool>,
     /// Features to turn on or off, as the kubelet takes them: Name=true,Name=false
-    #[arg(long, default_value = "", value_name = "GATES")]
-    pub(crate) feature_gates: String,
+    #[arg(long, value_name = "GATES")]
+    pub(crate) feature_gates: Option<String>,
     /// Socket of another CRI runtime to use instead of the embedded one
     #[arg(long, value_name = "ENDPOINT")]
     pub(crate) container_runtime_endpoint: Option<String>,
@@ -179,15 +237,29 @@ pub(crate) struct ServeArgs {
     /// none ever is
     #[arg(long, value_name = "FILE")]
     pub(crate) retention_policy: Option<PathBuf>,
-    /// Checkpoints made at the same time on this node; more wait, one container's in any case
-    #[arg(long, default_value = "4", value_name = "NUMBER")]
-    pub(crate) checkpoints_at_once: NonZeroUsize,
-    /// Space that a checkpoint must leave free where the archives are: bytes, or with K, M, G
-    #[arg(long, default_value = "256M", value_name = "BYTES")]
-    pub(crate) checkpoints_free_reserve: Bytes,
+    /// Checkpoints made at the same time on this node; more wait, one container's in any case.
+    /// 4 unless given
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) checkpoints_at_once: Option<NonZeroUsize>,
+    /// Space that a checkpoint must leave free where the archives are: bytes, or with K, M, G.
+    /// 256M unless given
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) checkpoints_free_reserve: Option<Bytes>,
+    /// How long calls to the runtime may take; also the least, and the default, of a checkpoint.
+    /// 2m0s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) runtime_request_timeout: Option<String>,
     /// Name of this node in authorization; the host's name unless given
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
+    /// Need the right to `create pods/checkpoint` in the pod's namespace, too, which a kubelet does
+    /// not: the right to the node's endpoint alone opens every container of the node
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          value_name = "BOOL")]
+    pub(crate) authorize_pods: Option<bool>,
+    /// Version of the cluster, whose texts are spoken; 1.36 unless given
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) kubernetes_version: Option<String>,
     /// Name of our cgroup below the roots of the hierarchies
     #[arg(long, default_value = "cryopod", value_name = "NAME")]
     pub(crate) cgroup_parent: String,
@@ -195,7 +267,8 @@ pub(crate) struct ServeArgs {
     /// made private, and opened again on SIGHUP and when it was moved
     #[arg(long, value_name = "FILE")]
     pub(crate) audit_log: Option<PathBuf>,
-    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless given
+    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless given:
+    /// the one in a kubelet's file is the kubelet's own
     #[arg(long, value_name = "PORT")]
     pub(crate) healthz_port: Option<u16>,
     /// Address of the health pages for everybody
@@ -207,6 +280,51 @@ pub(crate) struct ServeArgs {
     /// How log lines look; which ones, the variable CRYOPOD_LOG says (error, warn, info, debug)
     #[arg(long, value_enum, default_value_t)]
     pub(crate) log_format: LogFormat,
+}
+
+/// An address, with or without a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bind {
+    pub(crate) address: IpAddr,
+    pub(crate) port: Option<u16>,
+}
+
+impl std::str::FromStr for Bind {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(both) = text.parse::<SocketAddr>() {
+            return Ok(Self { address: both.ip(), port: Some(both.port()) });
+        }
+        text.parse().map(|address| Self { address, port: None })
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print what would be in force with these flags of `serve`, each value with its origin, and
+    /// every reason why a start would fail. Nothing is changed.
+    Check(Box<ConfigCheckArgs>),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cryopod config check --config /var/lib/kubelet/config.yaml --kubeconfig kubelet.conf --port 10260
+  cryopod config check --client-ca-file ca.crt --output json | jq '.problems[]'
+
+The exit code is 0 when a start would succeed, as far as can be seen without one, and 1 otherwise.")]
+pub(crate) struct ConfigCheckArgs {
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    #[command(flatten)]
+    pub(crate) result: OutputArgs,
 }
 
 /// Whose network a pod uses.
@@ -588,10 +706,21 @@ mod tests {
             Command::Serve(args) => args.anonymous_auth,
             other => panic!("{other:?}"),
         };
-        assert!(!anonymous(&["cryopod", "serve"]));
-        assert!(anonymous(&["cryopod", "serve", "--anonymous-auth"]));
-        assert!(anonymous(&["cryopod", "serve", "--anonymous-auth=true"]));
-        assert!(!anonymous(&["cryopod", "serve", "--anonymous-auth=false"]));
+        assert_eq!(anonymous(&["cryopod", "serve"]), None);
+        assert_eq!(anonymous(&["cryopod", "serve", "--anonymous-auth"]), Some(true));
+        assert_eq!(anonymous(&["cryopod", "serve", "--anonymous-auth=true"]), Some(true));
+        assert_eq!(anonymous(&["cryopod", "serve", "--anonymous-auth=false"]), Some(false));
+    }
+
+    #[test]
+    fn an_address_has_a_port_or_has_none() {
+        let bind = |text: &str| text.parse::<Bind>().map(|bind| (bind.address, bind.port));
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(bind("127.0.0.1:0"), Ok((loopback, Some(0))));
+        assert_eq!(bind("127.0.0.1"), Ok((loopback, None)));
+        assert_eq!(bind("[::1]:10250").unwrap().1, Some(10250));
+        assert_eq!(bind("::1").unwrap().1, None);
+        assert!(bind("localhost").is_err() && bind(":10250").is_err() && bind("").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use cryopod_cri::{Code, CriError};
 use cryopod_kubelet::StoreError;
+use cryopod_kubelet::config::{ConfigError, ConfigErrors};
 use cryopod_kubelet::retention::RetentionError;
 
 use crate::remote::RemoteError;
@@ -59,6 +60,9 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             }
             if cause.is::<RetentionError>() {
                 return Some(USAGE);
+            }
+            if let Some(ConfigErrors(errors)) = cause.downcast_ref() {
+                return errors.iter().any(ConfigError::is_usage).then_some(USAGE);
             }
             cause.downcast_ref::<CriError>().map(|error| match error.code() {
                 Code::InvalidArgument | Code::OutOfRange => USAGE,

@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod configuration;
 mod counter;
 mod cri_server;
 mod demo;

@@ -4,6 +4,7 @@
 //! with a typing mistake that is silently ignored has cost people days. `AllAlpha` and `AllBeta`
 //! set every gate of that stage that is not named itself.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// Which optional parts of the API are on.
@@ -40,34 +41,46 @@ impl FromStr for FeatureGates {
     type Err = FeatureGateError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut all_beta = None;
-        let mut container_checkpoint = None;
-        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        Ok(Self::from_entries(&entries(text)?.into_iter().collect()))
+    }
+}
+
+impl FeatureGates {
+    /// From gates by name; a gate that is not known here has no effect.
+    pub fn from_entries(entries: &BTreeMap<String, bool>) -> Self {
+        let default = Self::default();
+        // No gate known here is alpha.
+        let named = entries.get("ContainerCheckpoint").or_else(|| entries.get("AllBeta"));
+        Self { container_checkpoint: named.copied().unwrap_or(default.container_checkpoint) }
+    }
+}
+
+/// Whether a gate changes something here.
+pub fn is_known(name: &str) -> bool {
+    matches!(name, "ContainerCheckpoint" | "AllBeta" | "AllAlpha")
+}
+
+/// The gates of a `--feature-gates` value, in its order.
+///
+/// # Errors
+/// [`FeatureGateError`], at the first that is not understood.
+pub fn entries(text: &str) -> Result<Vec<(String, bool)>, FeatureGateError> {
+    let named = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    named
+        .map(|entry| {
             let Some((name, value)) = entry.split_once('=') else {
                 return Err(FeatureGateError::NoValue { name: entry.to_owned() });
             };
-            let (name, value) = (name.trim(), value.trim());
-            let parsed = parse_bool(value).ok_or_else(|| FeatureGateError::NotBool {
-                name: name.to_owned(),
-                value: value.to_owned(),
-            });
-            match name {
-                "ContainerCheckpoint" => container_checkpoint = Some(parsed?),
-                "AllBeta" => all_beta = Some(parsed?),
-                // No gate known here is alpha.
-                "AllAlpha" => {
-                    parsed?;
-                }
-                _ => return Err(FeatureGateError::Unknown { name: name.to_owned() }),
+            let (name, value) = (name.trim().to_owned(), value.trim());
+            if !is_known(&name) {
+                return Err(FeatureGateError::Unknown { name });
             }
-        }
-        let default = Self::default();
-        Ok(Self {
-            container_checkpoint: container_checkpoint
-                .or(all_beta)
-                .unwrap_or(default.container_checkpoint),
+            match parse_bool(value) {
+                Some(on) => Ok((name, on)),
+                None => Err(FeatureGateError::NotBool { name, value: value.to_owned() }),
+            }
         })
-    }
+        .collect()
 }
 
 /// The spellings of Go's `strconv.ParseBool`.

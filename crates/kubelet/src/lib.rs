@@ -23,6 +23,7 @@ pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod checkpoint;
+pub mod config;
 mod deposit;
 pub mod feature_gates;
 mod health;

@@ -2,6 +2,7 @@
 //! `serve` itself.
 
 mod checkpoint;
+mod config;
 mod delete;
 mod describe;
 mod download;
@@ -49,6 +50,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Unpin(args) => pin::unpin(&args).await?,
         Command::Restore(args) => restore::run(&args).await?,
         Command::Demo(args) => crate::demo::run(&args).await?,
+        Command::Config(args) => return config::run(&args).await,
         Command::Version(args) => version::run(&args).await?,
         Command::Counter(args) => crate::counter::run(&args)?,
     }

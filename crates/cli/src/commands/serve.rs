@@ -13,22 +13,21 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use cryopod_cri::{Client, server};
 use cryopod_kubelet::audit::Audit;
+use cryopod_kubelet::config::{ConfigErrors, Effective};
 use cryopod_kubelet::retention::{Census, RuntimeCensus};
 use cryopod_kubelet::runtime::Code;
 use cryopod_kubelet::thaw::Thaw;
-use cryopod_kubelet::{CriRuntime, Delegates, Keeper, Options, Retention, Server, Store};
+use cryopod_kubelet::{CriRuntime, Keeper, Retention, Server, Store};
 use cryopod_runtime::{Paths, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::ServeArgs;
+use crate::configuration;
 use crate::cri_server::{Places, Service};
 use crate::telemetry;
 use crate::thaw::CgroupThaw;
-
-/// The folder of archives below the root folder.
-const CHECKPOINTS: &str = "checkpoints";
 
 /// How long open calls may go on after a signal to stop; a second signal ends it at once.
 ///
@@ -43,15 +42,17 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    let effective = configuration::load(args)?;
     // Before anything can be asked of us: a signal that comes early must not be lost.
     let mut signals = Signals::watch()?;
     let (stop_https, https_stopping) = watch::channel(false);
     let (stop_cri, cri_stopping) = watch::channel(false);
 
-    let checkpoints = make_checkpoints(&args.root_dir)?;
-    let runtime = runtime(args)?;
+    ensure!(!configuration::has_nothing_to_do(&effective), configuration::NOTHING_TO_DO);
+    let checkpoints = make_checkpoints(&effective)?;
+    let runtime = runtime(args, &effective)?;
     let keeper = keeper(args, &checkpoints, &runtime)?;
-    let https = https_door(args, runtime, keeper.clone()).await?;
+    let https = https_door(args, &effective, runtime, keeper.clone()).await?;
     let address = https.as_ref().map(Server::local_addr);
     if let Some(server) = &https {
         tokio::spawn(reopen_on_hangup(server.audit())?);
@@ -59,17 +60,15 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             info!(%address, "serving health pages");
         }
     }
-    let mut cri = match &args.container_runtime_endpoint {
+    let mut cri = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => {
-            ensure!(
-                https.is_some(),
-                "nothing to do: the runtime is another's, and no caller of the HTTPS API could be \
-                 authenticated; give --client-ca-file"
-            );
             info!(%endpoint, "using another runtime");
             tokio::spawn(std::future::pending())
         }
-        None => tokio::spawn(embedded(args, address, keeper.clone(), stopped(cri_stopping)).await?),
+        None => {
+            let stopping = stopped(cri_stopping);
+            tokio::spawn(embedded(args, &effective, address, keeper.clone(), stopping).await?)
+        }
     };
     // Ended with the program, at whatever point: it has no state.
     if let Some(keeper) = keeper {
@@ -95,7 +94,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         stop_https.send_replace(true);
         https.await.context("serve HTTPS")?;
         stop_cri.send_replace(true);
-        match args.container_runtime_endpoint {
+        match effective.container_runtime_endpoint.value {
             Some(_) => Ok(()),
             None => cri.await.context("serve CRI")?.context("serve CRI"),
         }
@@ -150,8 +149,8 @@ async fn stopped(mut flag: watch::Receiver<bool>) {
 }
 
 /// Makes the folder of archives.
-fn make_checkpoints(root_dir: &Path) -> anyhow::Result<PathBuf> {
-    let checkpoints = root_dir.join(CHECKPOINTS);
+fn make_checkpoints(effective: &Effective) -> anyhow::Result<PathBuf> {
+    let checkpoints = effective.checkpoints();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -161,8 +160,8 @@ fn make_checkpoints(root_dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The runtime's socket; our own runtime too is reached by it: one way for every runtime.
-fn runtime(args: &ServeArgs) -> anyhow::Result<Arc<CriRuntime>> {
-    let endpoint = match &args.container_runtime_endpoint {
+fn runtime(args: &ServeArgs, effective: &Effective) -> anyhow::Result<Arc<CriRuntime>> {
+    let endpoint = match &effective.container_runtime_endpoint.value {
         Some(endpoint) => endpoint.clone(),
         None => std::path::absolute(&args.socket)
             .context("--socket")?
@@ -171,8 +170,7 @@ fn runtime(args: &ServeArgs) -> anyhow::Result<Arc<CriRuntime>> {
             .to_owned(),
     };
     let client = Client::connect_lazy(&endpoint).context("--container-runtime-endpoint")?;
-    let timeout = Options::new("").runtime_request_timeout;
-    Ok(Arc::new(CriRuntime::new(client, timeout)))
+    Ok(Arc::new(CriRuntime::new(client, effective.runtime_request_timeout.value)))
 }
 
 /// Who keeps the folder of archives within its policies, if there are any.
@@ -190,33 +188,28 @@ fn keeper(
 /// Opens the HTTPS door, unless nobody could come in by it.
 async fn https_door(
     args: &ServeArgs,
+    effective: &Effective,
     runtime: Arc<CriRuntime>,
     keeper: Option<Keeper>,
 ) -> anyhow::Result<Option<Server>> {
-    let feature_gates = args.feature_gates.parse().context("--feature-gates")?;
-    if args.client_ca_file.is_none() && !args.anonymous_auth {
+    if effective.stays_closed() {
         warn!(
             "no caller could be authenticated, the HTTPS API stays closed: give --client-ca-file"
         );
         return Ok(None);
     }
-    let node_name = args.node_name.clone().unwrap_or_else(host_name);
-    let mut options = Options::new(node_name);
-    options.bind = args.address;
-    options.root_dir.clone_from(&args.root_dir);
-    options.tls_cert_file.clone_from(&args.tls_cert_file);
-    options.tls_private_key_file.clone_from(&args.tls_private_key_file);
-    options.client_ca_file.clone_from(&args.client_ca_file);
-    options.anonymous = args.anonymous_auth;
-    options.feature_gates = feature_gates;
+    if !effective.enable_server.value {
+        info!("enableServer is false: the HTTPS API stays closed");
+        return Ok(None);
+    }
+    let mut options = effective.options().map_err(ConfigErrors)?;
+    options.keeper = keeper;
     options.audit_log.clone_from(&args.audit_log);
     options.healthz_bind =
         args.healthz_port.map(|port| SocketAddr::new(args.healthz_bind_address, port));
-    options.keeper = keeper;
-    options.checkpoints.at_once = args.checkpoints_at_once;
-    options.checkpoints.free_reserve = args.checkpoints_free_reserve.0.unsigned_abs();
-    let mut delegates = Delegates { restorer: Some(runtime.clone()), ..Delegates::default() };
-    if let Some(endpoint) = &args.container_runtime_endpoint {
+    let mut delegates = effective.delegates().await.context("reach the API server")?;
+    delegates.restorer = Some(runtime.clone());
+    if let Some(endpoint) = &effective.container_runtime_endpoint.value {
         greet(&runtime).await.with_context(|| format!("validate the runtime at {endpoint}"))?;
         // Our own runtime thaws on every path by itself.
         delegates.thaw = Some(Arc::new(CgroupThaw::default()) as Arc<dyn Thaw>);
@@ -238,14 +231,10 @@ async fn greet(runtime: &CriRuntime) -> anyhow::Result<()> {
     }
 }
 
-/// The kubelet's rule: the host's name in lower case.
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
-}
-
 /// Opens the runtime and its socket; the future serves it until `stopping` is done.
 async fn embedded<S: Future<Output = ()>>(
     args: &ServeArgs,
+    effective: &Effective,
     https: Option<SocketAddr>,
     keeper: Option<Keeper>,
     stopping: S,
@@ -256,7 +245,7 @@ async fn embedded<S: Future<Output = ()>>(
         state_dir: absolute(&args.state_dir)?,
         run_dir: absolute(&args.run_dir)?,
         log_dir: absolute(&args.log_dir)?,
-        checkpoints_dir: absolute(&args.root_dir)?.join(CHECKPOINTS),
+        checkpoints_dir: absolute(&effective.checkpoints())?,
         https,
     };
     let mut paths = Paths::new(&places.state_dir, &places.run_dir);

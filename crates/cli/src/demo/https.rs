@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::certificates::Certificates;
 
@@ -45,11 +46,7 @@ pub(super) async fn exchange(
     certificates: &Certificates,
     identify: bool,
 ) -> anyhow::Result<Response<Incoming>> {
-    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
-    let stream =
-        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
-    let name = ServerName::from(address.ip());
-    let stream = connector.connect(name, stream).await.context("begin TLS")?;
+    let stream = begin(address, certificates, identify).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
     // It ends with the sender; what goes wrong on it, the request itself reports.
@@ -59,6 +56,18 @@ pub(super) async fn exchange(
         .body(Empty::<bytes::Bytes>::new())
         .context("make the request")?;
     sender.send_request(request).await.context("send the request")
+}
+
+/// A TLS connection on which nothing was said yet.
+pub(super) async fn begin(
+    address: SocketAddr,
+    certificates: &Certificates,
+    identify: bool,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let connector = TlsConnector::from(Arc::new(config(certificates, identify)?));
+    let stream =
+        TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
+    connector.connect(ServerName::from(address.ip()), stream).await.context("begin TLS")
 }
 
 fn config(certificates: &Certificates, identify: bool) -> anyhow::Result<ClientConfig> {

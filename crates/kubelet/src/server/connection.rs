@@ -2,15 +2,11 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Request;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -21,8 +17,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Limits;
 use super::door::Door;
-use crate::BoxError;
-use crate::reply::Body;
+use super::intake::{Meter, Metered, Pool};
+use super::places::Place;
 use crate::tls::Handshakes;
 
 /// For a connection told to close to do so.
@@ -31,12 +27,17 @@ const CLOSING: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(30);
 /// Requests at once on one h2 connection: Go's number.
 const STREAMS: u32 = 250;
+/// What an h2 client may send of bodies before they are read, in bytes: for a stream, and in all.
+/// Nobody reads them but to see the client hang up.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
 
 /// What all connections share.
 #[derive(Clone, Debug)]
 pub(super) struct Connections {
     door: Arc<Door>,
     handshakes: Arc<Handshakes>,
+    pool: Pool,
     limits: Limits,
     /// Closed when the server stops.
     stopped: watch::Receiver<()>,
@@ -49,7 +50,7 @@ impl Connections {
         limits: Limits,
         stopped: watch::Receiver<()>,
     ) -> Self {
-        Self { door, handshakes, limits, stopped }
+        Self { door, handshakes, pool: Pool::new(), limits, stopped }
     }
 
     /// Looks at certificate and CA files without end.
@@ -61,7 +62,7 @@ impl Connections {
     }
 
     /// Serves one connection to its end.
-    pub(super) async fn serve(mut self, socket: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(mut self, socket: TcpStream, peer: SocketAddr, place: Place) {
         // Answers are small and complete: nothing to wait for.
         let _ = socket.set_nodelay(true);
         let handshake = TlsAcceptor::from(self.handshakes.config()).accept(socket);
@@ -78,16 +79,22 @@ impl Connections {
                     return;
                 }
             },
+            () = place.must_leave() => {
+                tracing::debug!(%peer, "given up in the handshake: others need the place");
+                return;
+            }
             _ = self.stopped.changed() => return,
         };
+        let seat = place.seat();
+        seat.shook_hands();
         let session = stream.get_ref().1;
         let certificates: Arc<[_]> = session.peer_certificates().unwrap_or_default().into();
         let builder = self.builder(session.alpn_protocol() == Some(b"h2"));
-        let activity = Arc::new(Activity::new());
+        let meter = Meter::new(self.pool.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let door = Arc::clone(&self.door);
             let certificates = Arc::clone(&certificates);
-            let running = activity.begin();
+            let running = seat.begin();
             // hyper's own limit is looked at between reads only: a header that came in whole with
             // the last one would pass.
             let header: usize = request
@@ -97,21 +104,25 @@ impl Connections {
                 .sum();
             let too_large =
                 header > usize::try_from(self.limits.header_bytes).unwrap_or(usize::MAX);
+            let claim = meter.request(request.headers());
             async move {
-                if too_large {
+                // Too large by itself, or together with what others have sent.
+                let Some(claim) = claim.ok().filter(|_| !too_large) else {
                     let status = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                     let reply = crate::reply::text(status, "");
                     return Ok::<_, Infallible>(reply.map(|body| running.stream(body)));
-                }
+                };
                 let reply = door.answer(request, &certificates, peer).await;
+                drop(claim);
                 Ok::<_, Infallible>(reply.map(|body| running.stream(body)))
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(Metered::new(stream, Arc::clone(&meter)));
+        let connection = builder.serve_connection(stream, service);
         tokio::pin!(connection);
         let mut closing: Option<Instant> = None;
         loop {
-            let wake = closing.unwrap_or_else(|| activity.idle_end(&self.limits));
+            let wake = closing.unwrap_or_else(|| seat.idle_end(&self.limits));
             tokio::select! {
                 done = connection.as_mut() => {
                     if let Err(error) = done {
@@ -120,22 +131,26 @@ impl Connections {
                     return;
                 }
                 () = tokio::time::sleep_until(wake) => {
-                    if activity.is_busy() {
+                    if seat.is_busy() {
                         // Asked at the last moment: the goodbye waits for the answer.
                         closing = closing.map(|_| Instant::now() + CLOSING);
-                    } else if activity.is_streaming() {
-                        if activity.idle_end(&self.limits) <= Instant::now() {
+                    } else if seat.is_streaming() {
+                        if seat.idle_end(&self.limits) <= Instant::now() {
                             tracing::debug!(%peer, "an answer is not taken: connection dropped");
                             return;
                         }
-                        closing = closing.map(|_| activity.idle_end(&self.limits));
-                    } else if closing.is_some() || !activity.asked.load(Ordering::Relaxed) {
+                        closing = closing.map(|_| seat.idle_end(&self.limits));
+                    } else if closing.is_some() || !seat.has_asked() {
                         // Who never asked for anything is owed no goodbye.
                         return;
-                    } else if activity.idle_end(&self.limits) <= Instant::now() {
+                    } else if seat.idle_end(&self.limits) <= Instant::now() {
                         connection.as_mut().graceful_shutdown();
                         closing = Some(Instant::now() + CLOSING);
                     }
+                }
+                () = place.must_leave() => {
+                    tracing::debug!(%peer, "given up: others need the place");
+                    return;
                 }
                 // The sender is gone: requests under way may end, for as long as the server lets
                 // them; it drops this task then.
@@ -160,113 +175,10 @@ impl Connections {
             .timer(TokioTimer::new())
             .max_header_list_size(self.limits.header_bytes)
             .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
         if h2 { builder.http2_only() } else { builder.http1_only() }
-    }
-}
-
-/// When a connection last did something.
-#[derive(Debug)]
-struct Activity {
-    /// Requests without an answer.
-    running: AtomicUsize,
-    /// Answers that are not sent whole.
-    streaming: AtomicUsize,
-    asked: AtomicBool,
-    since: Mutex<Instant>,
-}
-
-/// A request under way.
-struct Running(Arc<Activity>);
-
-impl Activity {
-    fn new() -> Self {
-        Self {
-            running: AtomicUsize::new(0),
-            streaming: AtomicUsize::new(0),
-            asked: AtomicBool::new(false),
-            since: Mutex::new(Instant::now()),
-        }
-    }
-
-    fn begin(self: &Arc<Self>) -> Running {
-        self.asked.store(true, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Running(Arc::clone(self))
-    }
-
-    fn is_busy(&self) -> bool {
-        self.running.load(Ordering::Relaxed) > 0
-    }
-
-    fn is_streaming(&self) -> bool {
-        self.streaming.load(Ordering::Relaxed) > 0
-    }
-
-    fn touch(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    /// When the connection will have been idle for too long, if nothing happens.
-    fn idle_end(&self, limits: &Limits) -> Instant {
-        if self.is_busy() {
-            return Instant::now() + limits.idle;
-        }
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = self.asked.load(Ordering::Relaxed);
-        since + if asked { limits.idle } else { limits.first_request }
-    }
-}
-
-impl Running {
-    /// The answer is there and begins to be sent.
-    fn stream(self, body: Body) -> Streaming {
-        self.0.streaming.fetch_add(1, Ordering::Relaxed);
-        Streaming { body, activity: Arc::clone(&self.0) }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.touch();
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An answer on its way: every piece that the client takes is a sign of life.
-struct Streaming {
-    body: Body,
-    activity: Arc<Activity>,
-}
-
-impl hyper::body::Body for Streaming {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if polled.is_ready() {
-            self.activity.touch();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Streaming {
-    fn drop(&mut self) {
-        self.activity.touch();
-        self.activity.streaming.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 //! systemd, a probe or a load balancer on the node asks. A kubelet's `healthzBindAddress` and
 //! `healthzPort`.
 //!
-//! One request for each connection, and few connections: nothing here is worth waiting for.
+//! One request for each connection, and few connections, of which one that does nothing makes way.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::places::{Places, Seat};
 use crate::health::Health;
 use crate::reply::{self, Reply};
 use crate::routes::{self, Landing, Prefix};
@@ -32,24 +32,32 @@ const HEADER_BYTES: usize = 8192;
 /// Serves without end; waits without end when there is nothing to serve.
 pub(super) async fn serve(listening: Option<(TcpListener, SocketAddr)>, health: Arc<Health>) {
     let Some((listener, _)) = listening else { return std::future::pending().await };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     let mut tasks = JoinSet::new();
     loop {
-        let (socket, _, place) = super::accept(&listener, &places).await;
+        let (socket, _) = super::accept(&listener, &places).await;
+        let place = places.take().await;
         while tasks.try_join_next().is_some() {}
         let health = Arc::clone(&health);
         tasks.spawn(async move {
-            // Whoever is slower has hung up, or should have.
-            let _ = tokio::time::timeout(PATIENCE, answer(socket, health)).await;
-            drop(place);
+            let seat = Arc::clone(place.seat());
+            tokio::select! {
+                // Whoever is slower has hung up, or should have.
+                _ = tokio::time::timeout(PATIENCE, answer(socket, health, seat)) => {}
+                () = place.must_leave() => {}
+            }
         });
     }
 }
 
-async fn answer(socket: TcpStream, health: Arc<Health>) {
+async fn answer(socket: TcpStream, health: Arc<Health>, seat: Arc<Seat>) {
+    seat.shook_hands();
     let service = service_fn(move |request: Request<Incoming>| {
-        let health = Arc::clone(&health);
-        async move { Ok::<_, Infallible>(page(&request, &health).await) }
+        let (health, running) = (Arc::clone(&health), seat.begin());
+        async move {
+            let reply = page(&request, &health).await;
+            Ok::<_, Infallible>(reply.map(|body| running.stream(body)))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder

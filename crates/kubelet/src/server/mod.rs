@@ -7,6 +7,8 @@
 mod connection;
 mod door;
 mod healthz;
+mod intake;
+mod places;
 
 use std::fmt;
 use std::io;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::Api;
@@ -35,10 +37,11 @@ use crate::retention::Keeper;
 use crate::runtime::{Counted, Restorer, Runtime};
 use crate::store::{Store, StoreError};
 use crate::thaw::Thaw;
-use crate::tls::{Handshakes, ProtocolError, ServingCertificate, ServingError};
+use crate::tls::{Handshakes, Policy, ProtocolError, ServingCertificate, ServingError};
 
 use connection::Connections;
 use door::Door;
+use places::Places;
 
 /// The folder of the archives, below the root folder.
 const CHECKPOINTS: &str = "checkpoints";
@@ -62,6 +65,8 @@ pub struct Options {
     pub tls_cert_file: Option<PathBuf>,
     /// `--tls-private-key-file`; needs the certificate.
     pub tls_private_key_file: Option<PathBuf>,
+    /// `--tls-min-version`, `--tls-cipher-suites` and `tlsCurvePreferences`.
+    pub tls: Policy,
     /// `--client-ca-file`: client certificates are asked for and accepted if given.
     pub client_ca_file: Option<PathBuf>,
     /// `--anonymous-auth`: callers without credentials are let in as `system:anonymous`.
@@ -104,6 +109,7 @@ impl Options {
             cert_dir: None,
             tls_cert_file: None,
             tls_private_key_file: None,
+            tls: Policy::default(),
             client_ca_file: None,
             anonymous: false,
             authorization: AuthorizationMode::default(),
@@ -130,12 +136,16 @@ pub enum AuthorizationMode {
     ClientCertificates,
     /// Everybody who was let in, however.
     AlwaysAllow,
+    /// The authorizer of [`Delegates`], which must be there.
+    Webhook,
 }
 
 /// Bounds on what a client can hold, and on waiting for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once; one more takes the place of the one that has done the least for the
+    /// longest, or waits while all are busy. Never more than three quarters of the descriptors
+    /// that this process may have (getrlimit(2)).
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
@@ -198,6 +208,9 @@ pub enum StartError {
     /// Nobody could be authenticated.
     #[error(transparent)]
     NoAuthentication(#[from] NoMethod),
+    /// The API server is to decide, and there is none to ask.
+    #[error("no client provided, cannot use webhook authorization")]
+    NoAuthorizer,
     /// One of certificate and key is given.
     #[error("{given} is given without {missing}: TLS needs both")]
     HalfPair {
@@ -315,10 +328,14 @@ impl Server {
         authenticators.extend(client_ca.clone().map(|ca| ca as Arc<dyn Authenticator>));
         authenticators.extend(delegates.authenticators);
         let chain = Chain::new(authenticators, anonymous)?;
-        let authorizer = delegates.authorizer.unwrap_or_else(|| match options.authorization {
-            AuthorizationMode::ClientCertificates => Arc::new(ClientCertificates { anonymous }),
-            AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
-        });
+        let authorizer: Arc<dyn Authorizer> = match (delegates.authorizer, options.authorization) {
+            (Some(authorizer), _) => authorizer,
+            (None, AuthorizationMode::ClientCertificates) => {
+                Arc::new(ClientCertificates { anonymous })
+            }
+            (None, AuthorizationMode::AlwaysAllow) => Arc::new(AlwaysAllow),
+            (None, AuthorizationMode::Webhook) => return Err(StartError::NoAuthorizer),
+        };
         let attributes = delegates.attributes.unwrap_or_else(|| {
             Arc::new(NodeAttributes::of_version(&*node_name, options.kubernetes_version))
         });
@@ -345,7 +362,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let runtime: Arc<dyn Runtime> = Arc::new(Counted::new(runtime, metrics.operations.clone()));
         let certificate = Arc::new(certificate);
-        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca)?;
+        let handshakes = Handshakes::new(Arc::clone(&certificate), client_ca, options.tls)?;
         let folder = root_dir.join(CHECKPOINTS);
         if options.feature_gates.container_checkpoint {
             std::fs::DirBuilder::new()
@@ -397,7 +414,7 @@ impl Server {
             handshakes: Arc::new(handshakes),
             certificate,
             door: Arc::new(door),
-            limits,
+            limits: Limits { connections: limits.connections.min(descriptors()), ..limits },
             healthz,
             health,
             stop,
@@ -467,31 +484,34 @@ async fn accept_all(
     tasks: &mut JoinSet<()>,
     limits: Limits,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     loop {
-        let (socket, peer, place) = accept(listener, &places).await;
+        let (socket, peer) = accept(listener, &places).await;
+        let place = places.take().await;
         while tasks.try_join_next().is_some() {}
-        let connections = connections.clone();
-        tasks.spawn(async move {
-            connections.serve(socket, peer).await;
-            drop(place);
-        });
+        tasks.spawn(connections.clone().serve(socket, peer, place));
     }
 }
 
-/// One connection, and a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+/// One connection.
+async fn accept(listener: &TcpListener, places: &Places) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => return (socket, peer, place),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept");
+                // Most likely for want of descriptors: an idle connection's is one.
+                places.give_up_one();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Connections that the descriptors of this process are enough for: a quarter of them is for
+/// everything else, files and the runtime's socket above all.
+fn descriptors() -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+    most - most / 4
 }

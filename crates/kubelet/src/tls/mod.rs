@@ -5,6 +5,7 @@
 //! handshake does prove is that the client holds the certificate's key.
 
 mod client;
+mod policy;
 mod serving;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::authn::ClientCa;
 
+pub use policy::{MinVersion, Policy, PolicyError};
 pub use serving::{ServingCertificate, ServingError};
 
 /// The one crypto provider. Named everywhere, never taken from the process default: two
@@ -23,9 +25,9 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The protocols are not served by the crypto provider. Cannot happen with ours.
+/// The crypto provider has nothing for the wanted versions. Cannot happen with ours.
 #[derive(Debug, thiserror::Error)]
-#[error("TLS 1.2 and 1.3 are not available")]
+#[error("the wanted versions of TLS are not available")]
 pub struct ProtocolError(#[source] rustls::Error);
 
 /// The configuration for new connections, kept current.
@@ -33,6 +35,7 @@ pub struct ProtocolError(#[source] rustls::Error);
 pub(crate) struct Handshakes {
     certificate: Arc<ServingCertificate>,
     client_ca: Option<Arc<ClientCa>>,
+    policy: Policy,
     config: watch::Sender<Arc<ServerConfig>>,
 }
 
@@ -40,9 +43,10 @@ impl Handshakes {
     pub(crate) fn new(
         certificate: Arc<ServingCertificate>,
         client_ca: Option<Arc<ClientCa>>,
+        policy: Policy,
     ) -> Result<Self, ProtocolError> {
-        let config = build(&certificate, client_ca.as_deref())?;
-        Ok(Self { certificate, client_ca, config: watch::Sender::new(Arc::new(config)) })
+        let config = build(&certificate, client_ca.as_deref(), &policy)?;
+        Ok(Self { certificate, client_ca, policy, config: watch::Sender::new(Arc::new(config)) })
     }
 
     /// The configuration of the moment.
@@ -64,7 +68,7 @@ impl Handshakes {
         let Some(client_ca) = &self.client_ca else { return };
         match client_ca.reload().await {
             Ok(false) => {}
-            Ok(true) => match build(&self.certificate, Some(client_ca)) {
+            Ok(true) => match build(&self.certificate, Some(client_ca), &self.policy) {
                 Ok(config) => {
                     self.config.send_replace(Arc::new(config));
                     tracing::info!("client CA changed");
@@ -82,10 +86,11 @@ impl Handshakes {
 fn build(
     certificate: &Arc<ServingCertificate>,
     client_ca: Option<&ClientCa>,
+    policy: &Policy,
 ) -> Result<ServerConfig, ProtocolError> {
-    let provider = provider();
+    let provider = Arc::new(policy.narrow(Arc::unwrap_or_clone(provider())));
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(policy.versions())
         .map_err(ProtocolError)?;
     let builder = match client_ca {
         Some(ca) => builder.with_client_cert_verifier(Arc::new(client::AskOnly::new(

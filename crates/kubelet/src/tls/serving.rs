@@ -119,10 +119,21 @@ impl ServingCertificate {
     /// # Errors
     /// [`ServingError`].
     pub async fn self_signed(folder: &Path, node: &str) -> Result<Self, ServingError> {
-        let pair =
-            Pair { certificate: folder.join("kubelet.crt"), key: folder.join("kubelet.key") };
+        let pair = Pair::in_folder(folder);
         pair.ensure(node)?;
         Self::open(pair, Some(node.to_owned())).await
+    }
+
+    /// What [`ServingCertificate::self_signed`] would find: whether a pair is there.
+    ///
+    /// # Errors
+    /// [`ServingError`]: half a pair, or one that cannot be served.
+    pub(crate) async fn is_in_folder(folder: &Path) -> Result<bool, ServingError> {
+        let pair = Pair::in_folder(folder);
+        if !pair.is_complete()? {
+            return Ok(false);
+        }
+        Self::open(pair, None).await.map(|_| true)
     }
 
     async fn open(pair: Pair, self_signed: Option<String>) -> Result<Self, ServingError> {
@@ -197,24 +208,28 @@ impl Pair {
         })
     }
 
+    fn in_folder(folder: &Path) -> Self {
+        Self { certificate: folder.join("kubelet.crt"), key: folder.join("kubelet.key") }
+    }
+
+    /// Both files are there, or neither.
+    fn is_complete(&self) -> Result<bool, ServingError> {
+        let there = |path: &Path| fs::symlink_metadata(path).is_ok();
+        let half = |present: &Path, missing: &Path| {
+            Err(ServingError::Half { present: present.to_owned(), missing: missing.to_owned() })
+        };
+        match (there(&self.certificate), there(&self.key)) {
+            (true, true) => Ok(true),
+            (false, false) => Ok(false),
+            (true, false) => half(&self.certificate, &self.key),
+            (false, true) => half(&self.key, &self.certificate),
+        }
+    }
+
     /// Makes the pair if it is missing, or if it was made here and is about to end.
     fn ensure(&self, node: &str) -> Result<(), ServingError> {
-        let present = |path: &Path| fs::symlink_metadata(path).is_ok();
-        match (present(&self.certificate), present(&self.key)) {
-            (true, true) if !self.is_ours_and_ends_soon() => return Ok(()),
-            (true, true) | (false, false) => {}
-            (true, false) => {
-                return Err(ServingError::Half {
-                    present: self.certificate.clone(),
-                    missing: self.key.clone(),
-                });
-            }
-            (false, true) => {
-                return Err(ServingError::Half {
-                    present: self.key.clone(),
-                    missing: self.certificate.clone(),
-                });
-            }
+        if self.is_complete()? && !self.is_ours_and_ends_soon() {
+            return Ok(());
         }
         if let Some(folder) = self.certificate.parent() {
             fs::DirBuilder::new()

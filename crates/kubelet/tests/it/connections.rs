@@ -90,18 +90,32 @@ async fn a_header_beyond_its_limit_is_refused_and_below_it_is_served() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_connections_wait_for_a_place() {
+async fn beyond_the_limit_connections_wait_for_busy_ones_and_take_the_place_of_idle_ones() {
     let stage = Stage::with(|options: &mut Options| options.limits.connections = 2).await;
     let client = stage.client();
-    let held = [client.try_http1().await.unwrap(), client.try_http1().await.unwrap()];
+    let go = Arc::new(Notify::new());
+    let busy: Vec<_> = ["counter", "second"]
+        .map(|container| {
+            stage.runtime.next(Act::Wait(Arc::clone(&go)));
+            let client = client.clone();
+            let path = format!("/checkpoint/default/counter/{container}");
+            tokio::spawn(async move { client.post(&path).await.status })
+        })
+        .into();
+    stage.runtime.called(2).await;
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.post(COUNTER).await.status }
     });
     tokio::time::sleep(SHORT).await;
     assert!(!waiting.is_finished());
-    drop(held);
+    go.notify_waiters();
+    for one in busy {
+        assert_eq!(one.await.unwrap(), 200);
+    }
     assert_eq!(waiting.await.unwrap(), 200);
+    let _held = [client.try_http1().await.unwrap(), client.try_http1().await.unwrap()];
+    assert_eq!(client.post(COUNTER).await.status, 200);
 }
 
 #[tokio::test]

@@ -98,6 +98,16 @@ impl Authority {
         })
     }
 
+    /// Itself, as if it were a client.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            chain: vec![self.der()],
+            chain_pem: self.pem(),
+            key_pem: self.issuer.key().serialize_pem(),
+            key_der: self.issuer.key().serialize_der(),
+        }
+    }
+
     pub(crate) fn der(&self) -> CertificateDer<'static> {
         self.issuer.der().clone()
     }

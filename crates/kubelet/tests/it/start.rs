@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::pki::Authority;
 use crate::stage::{Played, Stage, options};
 
-async fn start(
+pub(crate) async fn start(
     change: impl FnOnce(&TempDir, &mut Options),
 ) -> (TempDir, Result<Server, StartError>) {
     let root = tempfile::tempdir().unwrap();
