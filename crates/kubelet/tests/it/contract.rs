@@ -761,6 +761,27 @@ static ROWS: &[Row] = &[
     },
     Row {
         feature: 38,
+        says: "a kubelet's own file is read, with its defaults, and flags go over it",
+        better: "each mistake is told with its line, and who asks sees what is in force and why",
+        proof: Proof::Test(&[
+            (
+                include_str!("configuration.rs"),
+                "with_a_file_the_defaults_are_those_of_the_kubelets_file",
+            ),
+            (include_str!("configuration.rs"), "every_field_is_taken_from_the_file_with_its_line"),
+            (
+                include_str!("configuration.rs"),
+                "drop_ins_are_laid_over_the_file_in_order_and_flags_over_both",
+            ),
+            (include_str!("configuration.rs"), "every_mistake_in_a_file_is_told_with_its_line"),
+            (
+                include_str!("configuration.rs"),
+                "a_kubelets_file_with_a_kubeconfig_asks_the_api_server",
+            ),
+        ]),
+    },
+    Row {
+        feature: 38,
         says: "a kubelet's settings are options of this server",
         better: "",
         proof: Proof::Course(|| Box::pin(settings())),
