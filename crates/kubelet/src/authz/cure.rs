@@ -9,7 +9,9 @@ use crate::authn::ANONYMOUS;
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
-/// The role and the binding that are missing, as `kubectl` commands in one line.
+/// The role and the binding that are missing, as `kubectl` commands in one line. The role may be
+/// there (then the first command says so, and the second is what is missing): names are those of
+/// the manifests that come with this program.
 pub(super) fn rbac(attributes: &Attributes) -> String {
     let Attributes { user, verb, resource, subresource, namespace, .. } = attributes;
     if verb.is_empty() {
@@ -19,13 +21,21 @@ pub(super) fn rbac(attributes: &Attributes) -> String {
         &"" => (*resource).to_owned(),
         _ => format!("{resource}/{subresource}"),
     };
-    let role = format!("cryopod-{verb}-{}", what.replace('/', "-"));
-    let binding = quoted(&format!("{role}-{}", name_part(&user.name)));
-    let subject = match user.name.strip_prefix(SERVICE_ACCOUNT) {
+    let role = match (*verb, &*what) {
+        ("create", "nodes/checkpoint") => "cryopod:checkpointer".to_owned(),
+        ("create", "pods/checkpoint") => "cryopod:pod-checkpointer".to_owned(),
+        _ => format!("cryopod:{verb}-{}", what.replace('/', "-")),
+    };
+    let binding = match &*user.name {
+        API_SERVER => "cryopod:apiserver-kubelet-client".to_owned(),
+        name => quoted(&format!("{role}:{}", name_part(name))),
+    };
+    let account = user.name.strip_prefix(SERVICE_ACCOUNT);
+    let subject = match account.filter(|account| account.split(':').count() == 2) {
         Some(account) => format!("--serviceaccount={}", quoted(account)),
         None => format!("--user={}", quoted(&user.name)),
     };
-    let mut text = format!("kubectl create clusterrole {role} --verb={verb} --resource={what} && ");
+    let mut text = format!("kubectl create clusterrole {role} --verb={verb} --resource={what}; ");
     // Writing to a String cannot fail.
     let _ = if namespace.is_empty() {
         write!(text, "kubectl create clusterrolebinding {binding} --clusterrole={role} {subject}")
@@ -101,20 +111,16 @@ mod tests {
     fn the_cure_is_a_role_and_a_binding_for_the_user() {
         assert_eq!(
             cure("alice", "nodes", ""),
-            "kubectl create clusterrole cryopod-create-nodes-checkpoint --verb=create \
-             --resource=nodes/checkpoint && kubectl create clusterrolebinding \
-             cryopod-create-nodes-checkpoint-alice \
-             --clusterrole=cryopod-create-nodes-checkpoint --user=alice"
+            "kubectl create clusterrole cryopod:checkpointer --verb=create \
+             --resource=nodes/checkpoint; kubectl create clusterrolebinding \
+             cryopod:checkpointer:alice --clusterrole=cryopod:checkpointer --user=alice"
         );
         let account = cure("system:serviceaccount:tools:robot", "nodes", "");
         assert!(account.ends_with(" --serviceaccount=tools:robot"), "{account}");
         let pods = cure("alice", "pods", "shop");
-        assert!(
-            pods.contains(
-                "kubectl create rolebinding cryopod-create-pods-checkpoint-alice --namespace=shop "
-            ),
-            "{pods}"
-        );
+        let binding = "; kubectl create rolebinding cryopod:pod-checkpointer:alice \
+                       --namespace=shop --clusterrole=cryopod:pod-checkpointer --user=alice";
+        assert!(pods.ends_with(binding), "{pods}");
     }
 
     #[test]
@@ -131,7 +137,7 @@ mod tests {
     fn a_name_breaks_neither_the_shell_nor_the_log() {
         let text = cure("a'b $(reboot)\n\u{202e}é", "nodes", "");
         assert!(text.ends_with(r"--user=$'a\'b $(reboot)\U0000000a\U0000202eé'"), "{text}");
-        assert!(text.contains("cryopod-create-nodes-checkpoint-a-b---reboot---- "), "{text}");
+        assert!(text.contains("cryopod:checkpointer:a-b---reboot---- "), "{text}");
     }
 
     #[test]

@@ -470,8 +470,8 @@ async fn the_log_of_a_403_says_how_to_cure_it() {
     let line = text.lines().find(|line| line.contains("forbidden:")).unwrap();
     for part in [
         "needs create on nodes/checkpoint",
-        "kubectl create clusterrole cryopod-create-nodes-checkpoint --verb=create ",
-        " --resource=nodes/checkpoint && kubectl create clusterrolebinding ",
+        "kubectl create clusterrole cryopod:checkpointer --verb=create --resource=nodes/checkpoint;",
+        "kubectl create clusterrolebinding cryopod:apiserver-kubelet-client ",
         "--user=kube-apiserver-kubelet-client",
         "this user is the API server",
     ] {
