@@ -293,10 +293,15 @@ async fn what_is_read_is_deleted_when_it_is_let_go() {
     running.abort();
 }
 
+/// Waits until there are so many archives; for what must happen, but not for ever.
 async fn until(store: &Store, count: usize) {
-    while store.list().await.unwrap().len() != count {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let waiting = async {
+        while store.list().await.unwrap().len() != count {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await;
+    assert!(waited.is_ok(), "{count} archives were waited for: {:?}", store.list().await);
 }
 
 #[tokio::test]
