@@ -271,9 +271,9 @@ pub(crate) struct ServeArgs {
     /// the one in a kubelet's file is the kubelet's own
     #[arg(long, value_name = "PORT")]
     pub(crate) healthz_port: Option<u16>,
-    /// Address of the health pages for everybody
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR", requires = "healthz_port")]
-    pub(crate) healthz_bind_address: IpAddr,
+    /// Address of the health pages for everybody; 127.0.0.1 unless given
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) healthz_bind_address: Option<IpAddr>,
     /// OpenTelemetry collector that takes traces, by gRPC: http://127.0.0.1:4317
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,

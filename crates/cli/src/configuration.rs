@@ -1,10 +1,10 @@
 //! From the flags of `serve` to what is in force.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use cryopod_kubelet::config::{self, ConfigErrors, Effective, Flags};
-use tracing::warn;
 
 use crate::args::{Bind, ServeArgs};
 
@@ -18,15 +18,12 @@ pub(crate) fn has_nothing_to_do(effective: &Effective) -> bool {
         && (effective.stays_closed() || !effective.enable_server.value)
 }
 
-/// What is in force, with notes in the log.
+/// What is in force.
 ///
 /// # Errors
 /// Everything that is wrong with files and flags, at once.
 pub(crate) fn load(args: &ServeArgs) -> anyhow::Result<Effective> {
     let (effective, errors) = config::load(&flags(args)?);
-    for note in effective.notes() {
-        warn!("configuration: {note}");
-    }
     if !errors.is_empty() {
         return Err(ConfigErrors(errors).into());
     }
@@ -89,6 +86,16 @@ pub(crate) fn flags(args: &ServeArgs) -> anyhow::Result<Flags> {
     flags.extra("--checkpoints-at-once", "checkpointsAtOnce", at_once);
     let reserve = args.checkpoints_free_reserve.map(|bytes| bytes.0);
     flags.extra("--checkpoints-free-reserve", "checkpointsFreeReserve", reserve);
+    let path = |path: &Option<PathBuf>| -> anyhow::Result<Option<String>> {
+        let text = path.as_ref().map(|path| path.to_str().context("a path is not UTF-8"));
+        Ok(text.transpose()?.map(str::to_owned))
+    };
+    flags.extra("--retention-policy", "retentionPolicy", path(&args.retention_policy)?);
+    flags.extra("--audit-log", "auditLog", path(&args.audit_log)?);
+    flags.extra("--otlp-endpoint", "otlpEndpoint", args.otlp_endpoint.clone());
+    flags.set("--healthz-port", "healthzPort", args.healthz_port);
+    let healthz = args.healthz_bind_address.map(|address| address.to_string());
+    flags.set("--healthz-bind-address", "healthzBindAddress", healthz);
     flags.extra("--authorize-pods", "authorizePods", args.authorize_pods);
     let version = args.kubernetes_version.clone();
     flags.extra("--kubernetes-version", "kubernetesVersion", version);

@@ -45,6 +45,9 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                     TargetError::NotRunning { .. } => REFUSED,
                 });
             }
+            if let Some(ConfigErrors(errors)) = cause.downcast_ref() {
+                return errors.iter().any(ConfigError::is_usage).then_some(USAGE);
+            }
             if let Some(error) = cause.downcast_ref::<StoreError>() {
                 return Some(match error {
                     StoreError::Name { .. } => USAGE,
@@ -60,9 +63,6 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             }
             if cause.is::<RetentionError>() {
                 return Some(USAGE);
-            }
-            if let Some(ConfigErrors(errors)) = cause.downcast_ref() {
-                return errors.iter().any(ConfigError::is_usage).then_some(USAGE);
             }
             cause.downcast_ref::<CriError>().map(|error| match error.code() {
                 Code::InvalidArgument | Code::OutOfRange => USAGE,

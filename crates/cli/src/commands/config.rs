@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use cryopod_kubelet::Retention;
 use cryopod_kubelet::config::{self, CheckError, ConfigErrors, Row};
 use serde::Serialize;
 
@@ -38,6 +39,11 @@ async fn check(args: &ConfigCheckArgs) -> anyhow::Result<ExitCode> {
     }
     if effective.container_runtime_endpoint.value.is_none() {
         problems.extend(own_runtime(&args.serve));
+    }
+    if let Some(path) = &effective.extras.retention_policy
+        && let Err(error) = Retention::from_file(path)
+    {
+        problems.push(format!("{:#}", anyhow::Error::new(error).context("retentionPolicy")));
     }
     let mut notes = effective.notes();
     if effective.stays_closed() {

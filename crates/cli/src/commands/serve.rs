@@ -35,24 +35,28 @@ use crate::thaw::CgroupThaw;
 const LAST_CALLS: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let telemetry = telemetry::start(args.log_format, args.otlp_endpoint.as_deref())?;
-    let done = serve(args).await;
+    let effective = configuration::load(args)?;
+    let endpoint = effective.extras.otlp_endpoint.as_deref();
+    let telemetry = telemetry::start(args.log_format, endpoint)?;
+    for note in effective.notes() {
+        warn!("configuration: {note}");
+    }
+    let done = serve(args, &effective).await;
     telemetry.end().await;
     done
 }
 
-async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    let effective = configuration::load(args)?;
+async fn serve(args: &ServeArgs, effective: &Effective) -> anyhow::Result<()> {
     // Before anything can be asked of us: a signal that comes early must not be lost.
     let mut signals = Signals::watch()?;
     let (stop_https, https_stopping) = watch::channel(false);
     let (stop_cri, cri_stopping) = watch::channel(false);
 
-    ensure!(!configuration::has_nothing_to_do(&effective), configuration::NOTHING_TO_DO);
-    let checkpoints = make_checkpoints(&effective)?;
-    let runtime = runtime(args, &effective)?;
-    let keeper = keeper(args, &checkpoints, &runtime)?;
-    let https = https_door(args, &effective, runtime, keeper.clone()).await?;
+    ensure!(!configuration::has_nothing_to_do(effective), configuration::NOTHING_TO_DO);
+    let checkpoints = make_checkpoints(effective)?;
+    let runtime = runtime(args, effective)?;
+    let keeper = keeper(effective, &checkpoints, &runtime)?;
+    let https = https_door(effective, runtime, keeper.clone()).await?;
     let address = https.as_ref().map(Server::local_addr);
     if let Some(server) = &https {
         tokio::spawn(reopen_on_hangup(server.audit())?);
@@ -67,7 +71,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         }
         None => {
             let stopping = stopped(cri_stopping);
-            tokio::spawn(embedded(args, &effective, address, keeper.clone(), stopping).await?)
+            tokio::spawn(embedded(args, effective, address, keeper.clone(), stopping).await?)
         }
     };
     // Ended with the program, at whatever point: it has no state.
@@ -175,11 +179,11 @@ fn runtime(args: &ServeArgs, effective: &Effective) -> anyhow::Result<Arc<CriRun
 
 /// Who keeps the folder of archives within its policies, if there are any.
 fn keeper(
-    args: &ServeArgs,
+    effective: &Effective,
     checkpoints: &Path,
     runtime: &Arc<CriRuntime>,
 ) -> anyhow::Result<Option<Keeper>> {
-    let Some(path) = &args.retention_policy else { return Ok(None) };
+    let Some(path) = &effective.extras.retention_policy else { return Ok(None) };
     let retention = Retention::from_file(path).context("--retention-policy")?;
     let census: Arc<dyn Census> = Arc::new(RuntimeCensus(Arc::clone(runtime) as _));
     Ok(Some(Keeper::new(Store::at(checkpoints)?, retention, Some(census))))
@@ -187,7 +191,6 @@ fn keeper(
 
 /// Opens the HTTPS door, unless nobody could come in by it.
 async fn https_door(
-    args: &ServeArgs,
     effective: &Effective,
     runtime: Arc<CriRuntime>,
     keeper: Option<Keeper>,
@@ -204,9 +207,6 @@ async fn https_door(
     }
     let mut options = effective.options().map_err(ConfigErrors)?;
     options.keeper = keeper;
-    options.audit_log.clone_from(&args.audit_log);
-    options.healthz_bind =
-        args.healthz_port.map(|port| SocketAddr::new(args.healthz_bind_address, port));
     let mut delegates = effective.delegates().await.context("reach the API server")?;
     delegates.restorer = Some(runtime.clone());
     if let Some(endpoint) = &effective.container_runtime_endpoint.value {

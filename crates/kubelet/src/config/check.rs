@@ -60,10 +60,12 @@ pub enum CheckError {
         source: io::Error,
     },
     /// The address is taken or not ours.
-    #[error("cannot listen on {address}{}", taken(source))]
+    #[error("cannot listen on {address}{}", taken(source, flag))]
     Listen {
         /// Where.
         address: SocketAddr,
+        /// What names another port.
+        flag: &'static str,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -78,11 +80,22 @@ impl CheckError {
 }
 
 /// The usual reason for a taken address, and the way out.
-fn taken(source: &io::Error) -> &'static str {
+fn taken(source: &io::Error, flag: &str) -> String {
     match source.kind() {
-        io::ErrorKind::AddrInUse => ", where another listens (a kubelet?): give --port",
-        _ => "",
+        io::ErrorKind::AddrInUse => {
+            format!(", where another listens (a kubelet?): give {flag}")
+        }
+        _ => String::new(),
     }
+}
+
+/// Whether an address can be listened on.
+fn free(address: SocketAddr, flag: &'static str) -> Result<(), CheckError> {
+    TcpListener::bind(address).map(drop).map_err(|source| CheckError::Listen {
+        address,
+        flag,
+        source,
+    })
 }
 
 /// Looks at everything that is named; gives all reasons why a start would fail.
@@ -93,9 +106,16 @@ pub async fn check(effective: &Effective) -> Vec<CheckError> {
             reasons.extend(ClientCa::load(path).await.err().map(CheckError::from));
         }
         reasons.extend(serving(effective).await.err());
-        let address = effective.bind();
-        let listening = TcpListener::bind(address);
-        reasons.extend(listening.err().map(|source| CheckError::Listen { address, source }));
+        reasons.extend(free(effective.bind(), "--port").err());
+        if let Some(address) = effective.healthz() {
+            reasons.extend(free(address, "--healthz-port").err());
+        }
+        let audit = effective.extras.audit_log.as_ref();
+        let audit = audit.and_then(|path| std::path::absolute(path).ok());
+        if let Some(folder) = audit.as_deref().and_then(Path::parent) {
+            // The file is made, its folder is not.
+            reasons.extend(writable(folder).err());
+        }
     }
     if let Some(path) = &effective.kubeconfig.value {
         reasons.extend(api_server(path).await.err().map(CheckError::from));

@@ -101,9 +101,9 @@ pub struct Effective {
     pub server_tls_bootstrap: Setting<bool>,
     /// Without effect: the kubeconfig's files are used as they are.
     pub rotate_certificates: Setting<bool>,
-    /// Without effect: health is told on the HTTPS port.
+    /// Where health pages for everybody are served: see [`Effective::healthz`].
     pub healthz_bind_address: Setting<IpAddr>,
-    /// Without effect: health is told on the HTTPS port.
+    /// The same.
     pub healthz_port: Setting<u16>,
     /// Our own settings.
     pub extras: Extras,
@@ -389,6 +389,14 @@ impl Effective {
         SocketAddr::new(self.address.value, self.port.value)
     }
 
+    /// Where health pages for everybody are served: only by a flag. The port in the kubelet's file
+    /// is the kubelet's own, which most likely runs beside us.
+    pub fn healthz(&self) -> Option<SocketAddr> {
+        let wanted =
+            self.healthz_port.value != 0 && matches!(self.healthz_port.origin, Origin::Flag(_));
+        wanted.then(|| SocketAddr::new(self.healthz_bind_address.value, self.healthz_port.value))
+    }
+
     /// The folder of archives.
     pub fn checkpoints(&self) -> PathBuf {
         self.root_dir.value.join(CHECKPOINTS)
@@ -434,6 +442,8 @@ impl Effective {
                 free_reserve: self.extras.checkpoints_free_reserve,
                 ..Settings::default()
             },
+            healthz_bind: self.healthz(),
+            audit_log: self.extras.audit_log.clone(),
             limits: Limits { connections: self.extras.max_connections, ..Limits::default() },
             ..Options::new(self.node_name.value.clone())
         })
@@ -450,6 +460,12 @@ impl Effective {
             notes.push(format!(
                 "readOnlyPort {} ({}) is never served: nobody takes a checkpoint unauthenticated",
                 self.read_only_port.value, self.read_only_port.origin
+            ));
+        }
+        if let Origin::File { .. } = &self.healthz_port.origin {
+            notes.push(format!(
+                "healthzPort {} ({}) is the kubelet's own: --healthz-port opens one here",
+                self.healthz_port.value, self.healthz_port.origin
             ));
         }
         if let Some(pair) = self.bootstrapped() {

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -22,6 +23,8 @@ pub(super) const API_VERSION: &str = "config.cryopod/v1alpha1";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Extras {
+    /// File that takes a line of JSON for each request that was authenticated or refused.
+    pub audit_log: Option<PathBuf>,
     /// Whether `create pods/checkpoint` in the pod's namespace is needed, too: the right to the
     /// node's endpoint alone opens every container of the node.
     pub authorize_pods: bool,
@@ -34,16 +37,23 @@ pub struct Extras {
     pub kubernetes_version: KubernetesVersion,
     /// HTTPS connections at once. What descriptors are left for may be less.
     pub max_connections: usize,
+    /// OpenTelemetry collector that takes traces, by gRPC.
+    pub otlp_endpoint: Option<String>,
+    /// Policies by which old archives are deleted; without them none ever is.
+    pub retention_policy: Option<PathBuf>,
 }
 
 impl Default for Extras {
     fn default() -> Self {
         Self {
+            audit_log: None,
             authorize_pods: false,
             checkpoints_at_once: Settings::default().at_once,
             checkpoints_free_reserve: Settings::default().free_reserve,
             kubernetes_version: KubernetesVersion::default(),
             max_connections: crate::Limits::default().connections,
+            otlp_endpoint: None,
+            retention_policy: None,
         }
     }
 }

@@ -110,11 +110,11 @@ impl Connections {
                 let Some(claim) = claim.ok().filter(|_| !too_large) else {
                     let status = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                     let reply = crate::reply::text(status, "");
-                    return Ok::<_, Infallible>(reply.map(|body| running.stream(body)));
+                    return Ok::<_, Infallible>(reply.map(|body| running.send(body)));
                 };
                 let reply = door.answer(request, &certificates, peer).await;
                 drop(claim);
-                Ok::<_, Infallible>(reply.map(|body| running.stream(body)))
+                Ok::<_, Infallible>(reply.map(|body| running.send(body)))
             }
         });
         let stream = TokioIo::new(Metered::new(stream, Arc::clone(&meter)));
@@ -134,7 +134,7 @@ impl Connections {
                     if seat.is_busy() {
                         // Asked at the last moment: the goodbye waits for the answer.
                         closing = closing.map(|_| Instant::now() + CLOSING);
-                    } else if seat.is_streaming() {
+                    } else if seat.is_sending() {
                         if seat.idle_end(&self.limits) <= Instant::now() {
                             tracing::debug!(%peer, "an answer is not taken: connection dropped");
                             return;

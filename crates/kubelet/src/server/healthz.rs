@@ -22,7 +22,7 @@ use crate::health::Health;
 use crate::reply::{self, Reply};
 use crate::routes::{self, Landing, Prefix};
 
-/// Connections at once; more wait to be accepted.
+/// Connections at once; one more takes the place of the one that was silent for the longest.
 const CONNECTIONS: usize = 16;
 /// For a connection from its beginning to its end.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -40,23 +40,22 @@ pub(super) async fn serve(listening: Option<(TcpListener, SocketAddr)>, health: 
         while tasks.try_join_next().is_some() {}
         let health = Arc::clone(&health);
         tasks.spawn(async move {
-            let seat = Arc::clone(place.seat());
             tokio::select! {
                 // Whoever is slower has hung up, or should have.
-                _ = tokio::time::timeout(PATIENCE, answer(socket, health, seat)) => {}
+                _ = tokio::time::timeout(PATIENCE, answer(socket, health, place.seat())) => {}
                 () = place.must_leave() => {}
             }
         });
     }
 }
 
-async fn answer(socket: TcpStream, health: Arc<Health>, seat: Arc<Seat>) {
-    seat.shook_hands();
+async fn answer(socket: TcpStream, health: Arc<Health>, seat: &Arc<Seat>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (health, running) = (Arc::clone(&health), seat.begin());
+        let health = Arc::clone(&health);
+        let running = seat.begin();
         async move {
-            let reply = page(&request, &health).await;
-            Ok::<_, Infallible>(reply.map(|body| running.stream(body)))
+            let page = page(&request, &health).await;
+            Ok::<_, Infallible>(page.map(|body| running.send(body)))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();

@@ -9,6 +9,7 @@ mod door;
 mod healthz;
 mod intake;
 mod places;
+mod sending;
 
 use std::fmt;
 use std::io;

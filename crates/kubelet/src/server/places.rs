@@ -1,21 +1,17 @@
 //! Places for connections. When all are taken, a new connection takes the place of the one that
 //! has done the least for the longest: first those still in the handshake, then those that never
-//! asked for anything, then those between two requests. A request under way is never given up, so
-//! a flood of connections that do nothing keeps nobody out.
+//! asked for anything, then those between two requests, then those that take an answer slowly. A
+//! request under way is never given up, so a flood of connections that do nothing keeps nobody out.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Limits;
-use crate::BoxError;
+use super::sending::Sending;
 use crate::reply::Body;
 
 /// All places.
@@ -54,16 +50,9 @@ struct State {
     /// Requests without an answer.
     running: usize,
     /// Answers that are not sent whole.
-    streaming: usize,
+    sending: usize,
     since: Instant,
     leaving: bool,
-}
-
-impl State {
-    /// Nothing is asked for, nothing on its way.
-    fn is_idle(self) -> bool {
-        self.running == 0 && self.streaming == 0
-    }
 }
 
 /// How far a connection has come: the least is given up first.
@@ -114,16 +103,16 @@ impl Places {
     /// busy, or when one is on its way out already.
     pub(super) fn give_up_one(&self) {
         let taken = lock(&self.taken);
-        let mut least: Option<(Stage, Instant, &Seat)> = None;
+        let mut least: Option<((Stage, bool), Instant, &Seat)> = None;
         for seat in taken.seats.values() {
             let state = *lock(&seat.state);
             if state.leaving {
                 return;
             }
             let less =
-                least.is_none_or(|(stage, since, _)| (state.stage, state.since) < (stage, since));
-            if state.is_idle() && less {
-                least = Some((state.stage, state.since, seat));
+                least.is_none_or(|(stage, since, _)| (state.rank(), state.since) < (stage, since));
+            if state.running == 0 && less {
+                least = Some((state.rank(), state.since, seat));
             }
         }
         if let Some((_, _, seat)) = least {
@@ -144,7 +133,7 @@ impl Place {
         loop {
             self.seat.asked_to_leave.notified().await;
             let mut state = lock(&self.seat.state);
-            if state.is_idle() {
+            if state.running == 0 {
                 return;
             }
             // A request came in the meantime: another has to go.
@@ -168,7 +157,7 @@ impl Seat {
             state: Mutex::new(State {
                 stage: Stage::Handshake,
                 running: 0,
-                streaming: 0,
+                sending: 0,
                 since: Instant::now(),
                 leaving: false,
             }),
@@ -195,12 +184,21 @@ impl Seat {
         lock(&self.state).running > 0
     }
 
-    /// Whether an answer is on its way.
-    pub(super) fn is_streaming(&self) -> bool {
-        lock(&self.state).streaming > 0
+    pub(super) fn is_sending(&self) -> bool {
+        lock(&self.state).sending > 0
     }
 
-    fn touch(&self) {
+    pub(super) fn begin_sending(&self) {
+        lock(&self.state).sending += 1;
+    }
+
+    pub(super) fn end_sending(&self) {
+        lock(&self.state).sending -= 1;
+        self.touch();
+    }
+
+    /// It does something.
+    pub(super) fn touch(&self) {
         lock(&self.state).since = Instant::now();
     }
 
@@ -221,54 +219,21 @@ impl Seat {
     }
 }
 
-/// A request without an answer.
+/// A request under way.
 #[derive(Debug)]
 pub(super) struct Running(Arc<Seat>);
 
+impl State {
+    /// The least is given up first.
+    fn rank(&self) -> (Stage, bool) {
+        (self.stage, self.sending > 0)
+    }
+}
+
 impl Running {
     /// The answer is there and begins to be sent.
-    pub(super) fn stream(self, body: Body) -> Streaming {
-        lock(&self.0.state).streaming += 1;
-        Streaming { body, seat: Arc::clone(&self.0) }
-    }
-}
-
-/// An answer on its way: every piece that the client takes is a sign of life.
-#[derive(Debug)]
-pub(super) struct Streaming {
-    body: Body,
-    seat: Arc<Seat>,
-}
-
-impl hyper::body::Body for Streaming {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if polled.is_ready() {
-            self.seat.touch();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Streaming {
-    fn drop(&mut self) {
-        let mut state = lock(&self.seat.state);
-        state.streaming -= 1;
-        state.since = Instant::now();
+    pub(super) fn send(self, body: Body) -> Sending {
+        Sending::new(body, Arc::clone(&self.0))
     }
 }
 
@@ -295,8 +260,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_done_the_least_for_the_longest_is_given_up_first() {
-        let places = Places::new(4);
+        let places = Places::new(5);
         let second = Duration::from_secs(1);
+        let slow = places.take().await;
+        drop(slow.seat().begin());
+        slow.seat().begin_sending();
+        tokio::time::advance(second).await;
         let asked = places.take().await;
         drop(asked.seat().begin());
         tokio::time::advance(second).await;
@@ -306,7 +275,7 @@ mod tests {
         let older = places.take().await;
         tokio::time::advance(second).await;
         let younger = places.take().await;
-        for next in [older, younger, silent, asked] {
+        for next in [older, younger, silent, asked, slow] {
             places.give_up_one();
             // One at a time.
             places.give_up_one();

@@ -164,7 +164,7 @@ tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
 tlsCurvePreferences: [29, 23]
 serverTLSBootstrap: true
 rotateCertificates: yes
-healthzPort: 0
+healthzPort: 10248
 healthzBindAddress: ::1
 readOnlyPort: 10255
 evictionHard:
@@ -196,7 +196,7 @@ staticPodPath: /etc/kubernetes/manifests
         ("tlsCurvePreferences", "29,23", 29),
         ("serverTLSBootstrap", "true", 30),
         ("rotateCertificates", "true", 31),
-        ("healthzPort", "0", 32),
+        ("healthzPort", "10248", 32),
         ("healthzBindAddress", "::1", 33),
         ("readOnlyPort", "10255", 34),
     ] {
@@ -208,6 +208,11 @@ staticPodPath: /etc/kubernetes/manifests
     }
     let options = effective.options().unwrap();
     assert_eq!(options.bind.to_string(), "10.0.0.1:20250");
+    assert_eq!(options.healthz_bind, None, "that port is the kubelet's");
+    let mut flags = with(&config);
+    flags.set("--healthz-port", "healthzPort", Some(10258));
+    let healthz = load(&flags).0.options().unwrap().healthz_bind.unwrap();
+    assert_eq!(healthz.to_string(), "[::1]:10258");
     assert!(options.anonymous && !options.debugging_handlers);
     assert!(!options.feature_gates.container_checkpoint);
     assert_eq!(options.runtime_request_timeout, Duration::from_secs(900));
