@@ -267,8 +267,8 @@ pub(crate) struct ServeArgs {
     /// made private, and opened again on SIGHUP and when it was moved
     #[arg(long, value_name = "FILE")]
     pub(crate) audit_log: Option<PathBuf>,
-    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless this
-    /// or the kubelet's file gives one; 0: none
+    /// Port of health pages for everybody, over plain HTTP: /healthz and /readyz. None unless given:
+    /// the one in a kubelet's file is the kubelet's own
     #[arg(long, value_name = "PORT")]
     pub(crate) healthz_port: Option<u16>,
     /// Address of the health pages for everybody; 127.0.0.1 unless given

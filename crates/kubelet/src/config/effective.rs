@@ -103,7 +103,7 @@ pub struct Effective {
     pub rotate_certificates: Setting<bool>,
     /// Where health pages for everybody are served: see [`Effective::healthz`].
     pub healthz_bind_address: Setting<IpAddr>,
-    /// The same. 0: nowhere.
+    /// The same.
     pub healthz_port: Setting<u16>,
     /// Our own settings.
     pub extras: Extras,
@@ -280,7 +280,7 @@ impl Effective {
                 kubelet.healthz_bind_address,
                 loopback,
             ),
-            healthz_port: from.choose("healthzPort", kubelet.healthz_port, 0),
+            healthz_port: from.choose("healthzPort", kubelet.healthz_port, 10248),
             extras,
             extras_tree: extras_tree.clone(),
             ignored,
@@ -389,12 +389,12 @@ impl Effective {
         SocketAddr::new(self.address.value, self.port.value)
     }
 
-    /// Where health pages for everybody are served. A kubelet serves them on port 10248 when
-    /// nothing is said; here they are then behind the door only, because that port is most likely
-    /// the kubelet's of this node.
+    /// Where health pages for everybody are served: only by a flag. The port in the kubelet's file
+    /// is the kubelet's own, which most likely runs beside us.
     pub fn healthz(&self) -> Option<SocketAddr> {
-        (self.healthz_port.value != 0)
-            .then(|| SocketAddr::new(self.healthz_bind_address.value, self.healthz_port.value))
+        let wanted =
+            self.healthz_port.value != 0 && matches!(self.healthz_port.origin, Origin::Flag(_));
+        wanted.then(|| SocketAddr::new(self.healthz_bind_address.value, self.healthz_port.value))
     }
 
     /// The folder of archives.
@@ -460,6 +460,12 @@ impl Effective {
             notes.push(format!(
                 "readOnlyPort {} ({}) is never served: nobody takes a checkpoint unauthenticated",
                 self.read_only_port.value, self.read_only_port.origin
+            ));
+        }
+        if let Origin::File { .. } = &self.healthz_port.origin {
+            notes.push(format!(
+                "healthzPort {} ({}) is the kubelet's own: --healthz-port opens one here",
+                self.healthz_port.value, self.healthz_port.origin
             ));
         }
         if let Some(pair) = self.bootstrapped() {

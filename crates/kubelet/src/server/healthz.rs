@@ -2,7 +2,7 @@
 //! systemd, a probe or a load balancer on the node asks. A kubelet's `healthzBindAddress` and
 //! `healthzPort`.
 //!
-//! One request for each connection, and few connections: nothing here is worth waiting for.
+//! One request for each connection, and few connections, of which one that does nothing makes way.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -55,8 +55,7 @@ async fn answer(socket: TcpStream, health: Arc<Health>, seat: &Arc<Seat>) {
         let running = seat.begin();
         async move {
             let page = page(&request, &health).await;
-            drop(running);
-            Ok::<_, Infallible>(page)
+            Ok::<_, Infallible>(page.map(|body| running.send(body)))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();

@@ -1,7 +1,7 @@
 //! Places for connections. When all are taken, a new connection takes the place of the one that
 //! has done the least for the longest: first those still in the handshake, then those that never
-//! asked for anything, then those between two requests, then those that take an answer slowly. A request under way is never given up, so
-//! a flood of connections that do nothing keeps nobody out.
+//! asked for anything, then those between two requests, then those that take an answer slowly. A
+//! request under way is never given up, so a flood of connections that do nothing keeps nobody out.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -260,8 +260,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_done_the_least_for_the_longest_is_given_up_first() {
-        let places = Places::new(4);
+        let places = Places::new(5);
         let second = Duration::from_secs(1);
+        let slow = places.take().await;
+        drop(slow.seat().begin());
+        slow.seat().begin_sending();
+        tokio::time::advance(second).await;
         let asked = places.take().await;
         drop(asked.seat().begin());
         tokio::time::advance(second).await;
@@ -271,7 +275,7 @@ mod tests {
         let older = places.take().await;
         tokio::time::advance(second).await;
         let younger = places.take().await;
-        for next in [older, younger, silent, asked] {
+        for next in [older, younger, silent, asked, slow] {
             places.give_up_one();
             // One at a time.
             places.give_up_one();

@@ -122,7 +122,7 @@ fn with_a_file_the_defaults_are_those_of_the_kubelets_file() {
         ("serverTLSBootstrap", "false"),
         ("rotateCertificates", "false"),
         ("healthzBindAddress", "127.0.0.1"),
-        ("healthzPort", "0"),
+        ("healthzPort", "10248"),
     ] {
         assert_eq!(value(&effective, name), (wanted.to_owned(), "default".to_owned()), "{name}");
     }
@@ -208,7 +208,11 @@ staticPodPath: /etc/kubernetes/manifests
     }
     let options = effective.options().unwrap();
     assert_eq!(options.bind.to_string(), "10.0.0.1:20250");
-    assert_eq!(options.healthz_bind.unwrap().to_string(), "[::1]:10248");
+    assert_eq!(options.healthz_bind, None, "that port is the kubelet's");
+    let mut flags = with(&config);
+    flags.set("--healthz-port", "healthzPort", Some(10258));
+    let healthz = load(&flags).0.options().unwrap().healthz_bind.unwrap();
+    assert_eq!(healthz.to_string(), "[::1]:10258");
     assert!(options.anonymous && !options.debugging_handlers);
     assert!(!options.feature_gates.container_checkpoint);
     assert_eq!(options.runtime_request_timeout, Duration::from_secs(900));
