@@ -78,7 +78,7 @@ fn described(operation: &Operation, head: bool) -> Value {
         .query
         .iter()
         .map(|one| parameter(one, "query"))
-        .chain(operation.headers.iter().map(|one| parameter(one, "header")))
+        .chain(operation.headers.iter().map(header))
         .collect();
     let id = if head { format!("{}Head", operation.id) } else { operation.id.to_owned() };
     let mut description = format!(
@@ -131,7 +131,8 @@ fn answer(status: u16, description: &str, content: Content, head: bool) -> Value
         Content::Empty => None,
         Content::Json(schema) => Some(("application/json", reference(schema))),
         Content::Problem => Some((PROBLEM, reference("Problem"))),
-        Content::Events => Some(("text/event-stream", json!({ "type": "string" }))),
+        // Of each event, as the readers of this document take it.
+        Content::Events => Some(("text/event-stream", reference("Event"))),
         // Bytes: in OpenAPI 3.1 a schema without a type.
         Content::Tar => Some(("application/x-tar", json!({}))),
     };
@@ -203,6 +204,17 @@ fn parameter(parameter: &Parameter, place: &str) -> Value {
         "required": false,
         "description": parameter.description,
         "schema": schema,
+    })
+}
+
+/// Any text: what is not understood is as good as none (RFC 9110).
+fn header(parameter: &Parameter) -> Value {
+    json!({
+        "name": parameter.name,
+        "in": "header",
+        "required": false,
+        "description": parameter.description,
+        "schema": { "type": "string" },
     })
 }
 
@@ -386,6 +398,18 @@ fn schemas() -> Value {
             &["id", "namespace", "pod", "container", "phase", "started"],
             checkpoint,
         ),
+        "Event": object(&["event", "data"], json!({
+            "event": { "enum": ["phase", "bytes"] },
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": { "anyOf": [reference("Checkpoint"), reference("Written")] },
+            },
+        })),
+        "Written": object(&["bytesWritten"], json!({
+            "bytesWritten": count("Bytes written so far."),
+            "estimatedBytes": count("Bytes that the archive is expected to have."),
+        })),
         "CheckpointList": object(&["items"], json!({ "items": list(reference("Checkpoint")) })),
         "RestoreRequest": {
             "type": "object",
@@ -393,7 +417,8 @@ fn schemas() -> Value {
             "required": ["archive"],
             "properties": {
                 "archive": name("Name of the archive."),
-                "namespace": label(63, "In place of the archive's namespace."),
+                "namespace": label(63, "In place of the archive's namespace. Cryopod's own runtime takes no \
+                                       other."),
                 "pod": subdomain("In place of the archive's pod."),
                 "container": label(63, "In place of the archive's container."),
             },

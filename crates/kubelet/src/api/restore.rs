@@ -251,8 +251,8 @@ fn problem(error: &RestoreError) -> Problem {
 
 fn status(error: &RpcError) -> StatusCode {
     match error.code {
-        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange | Code::NotFound => {
+        Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => StatusCode::CONFLICT,
+        Code::InvalidArgument | Code::OutOfRange | Code::NotFound => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
         Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
@@ -289,7 +289,8 @@ mod tests {
                 source: RpcError { code, message: "m".into() },
             })
         };
-        assert_eq!(of(Code::FailedPrecondition).status, 422);
+        assert_eq!(of(Code::FailedPrecondition).status, 409);
+        assert_eq!(of(Code::InvalidArgument).status, 422);
         assert_eq!(of(Code::AlreadyExists).status, 409);
         assert_eq!(of(Code::Unavailable).status, 503);
         assert_eq!(of(Code::DeadlineExceeded).status, 504);

@@ -318,7 +318,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
                 content: Content::Json("Restored"),
             },
             NO_ARCHIVE,
-            problem(409, "It runs already, or the pod cannot take it."),
+            problem(409, "It runs already, or the pod or the node, as it is, cannot take it."),
             problem(413, "The body is too large."),
             problem(415, "The body is not `application/json`."),
             problem(422, "The archive does not say what is needed, or cannot be restored."),

@@ -340,7 +340,7 @@ async fn another_runtime_is_not_asked_to_restore() {
 async fn a_failure_leaves_nothing_and_keeps_its_words() {
     let scene = ours(Act::Fail(Status::failed_precondition("no such CPU feature"))).await;
     let (status, detail) = problem(&restore(&scene, json!({ "archive": "web.tar" })).await);
-    assert_eq!(status, 422);
+    assert_eq!(status, 409);
     let text = "cannot restore the container: rpc error: code = FailedPrecondition desc = no such \
                 CPU feature";
     assert_eq!(detail, text);
