@@ -638,7 +638,7 @@ pub(crate) struct PinArgs {
 #[command(after_help = "\
 Examples:
   cryopod restore /var/lib/kubelet/checkpoints/checkpoint-counter_default-counter-….tar
-  cryopod restore redis.tar --namespace test --mount /srv/redis-copy:/data
+  cryopod restore redis.tar --pod redis-copy --mount /srv/redis-copy:/data
 
 What the container may do comes from the archive, except what reaches out of it: mounts of the host
 and the host's network are given here, or not at all.")]
