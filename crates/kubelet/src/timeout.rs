@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use crate::config::nanos;
+
 /// The value cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot parse value of timeout parameter")]
@@ -42,51 +44,15 @@ fn parse_value(text: &str) -> Result<i64, BadTimeout> {
     }
 }
 
-/// A printed Go duration in seconds, rounded away from zero so that a fraction never shortens.
+/// A printed Go duration in seconds, rounded away from zero so that a fraction never shortens. Go
+/// always prints one with a final `s`; what it could parse but never prints is not accepted.
 fn parse_duration(text: &str) -> Option<i64> {
-    const UNITS: [(&str, u128); 8] = [
-        ("ns", 1),
-        ("us", 1_000),
-        ("µs", 1_000),
-        ("μs", 1_000),
-        ("ms", 1_000_000),
-        ("s", 1_000_000_000),
-        ("m", 60_000_000_000),
-        ("h", 3_600_000_000_000),
-    ];
     const SECOND: u128 = 1_000_000_000;
-    let (negative, mut rest) = match text.strip_prefix('-') {
+    let (negative, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    if !rest.ends_with('s') {
-        return None;
-    }
-    let mut nanos: u128 = 0;
-    while !rest.is_empty() {
-        let number_len = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-        let (number, tail) = rest.split_at(number_len);
-        let unit_len = tail
-            .char_indices()
-            .find(|(_, c)| c.is_ascii_digit() || *c == '.')
-            .map_or(tail.len(), |(at, _)| at);
-        let (unit, tail) = tail.split_at(unit_len);
-        let scale = UNITS.iter().find(|(name, _)| *name == unit)?.1;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
-            return None;
-        }
-        let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        nanos = nanos.checked_add(whole.checked_mul(scale)?)?;
-        // Digits below a nanosecond cannot matter after rounding up, but must not be lost when
-        // they are the only ones: every digit is used as long as the product fits.
-        if !fraction.is_empty() {
-            let digits: u128 = fraction.parse().ok()?;
-            let divisor = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-            nanos = nanos.checked_add(digits.checked_mul(scale)?.div_ceil(divisor))?;
-        }
-        rest = tail;
-    }
+    let nanos = if unsigned.ends_with('s') { nanos(unsigned)?? } else { return None };
     let seconds = i64::try_from(nanos.div_ceil(SECOND)).ok()?;
     Some(if negative { -seconds } else { seconds })
 }

@@ -72,7 +72,7 @@ impl std::str::FromStr for GoDuration {
 
 /// Nanoseconds of a sum of numbers with units: `None` for what is none, `Some(None)` beyond all
 /// ranges.
-fn nanos(text: &str) -> Option<Option<u128>> {
+pub(crate) fn nanos(text: &str) -> Option<Option<u128>> {
     let mut rest = text;
     let mut sum: Option<u128> = Some(0);
     if rest.is_empty() {

@@ -26,6 +26,7 @@ pub use check::{CheckError, check, writable};
 pub use decode::{FieldError, Unknown};
 pub use delegates::DelegatesError;
 pub use document::Origin;
+pub(crate) use duration::nanos;
 pub use duration::{DurationError, GoDuration};
 pub use effective::{Authorization, Effective, Setting};
 pub use error::{ConfigError, ConfigErrors};
