@@ -12,7 +12,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use cryopod_images::msg;
-use cryopod_sys::bpf::TaskReader;
+use cryopod_sys::bpf::{Shown, TaskReader};
 use cryopod_sys::ptrace::Registers;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -25,7 +25,7 @@ const INITIAL_TIME: &str = "time:[4026531834]";
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
 /// What an interrupted wait returns inside the kernel.
-const ERESTART_RESTARTBLOCK: i64 = -516;
+pub const ERESTART_RESTARTBLOCK: i64 = -516;
 
 /// Where the members lie in `struct restart_block`.
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +76,15 @@ impl Waits {
             poll_nanoseconds: at(&["poll.tv_nsec", "poll.end_time.tv_nsec"])?,
         };
         let offset = *task.get("restart_block")?;
-        let reader = TaskReader::load(btf.function("bpf_iter_task")?, offset, size).ok()?;
+        let iterator = btf.function("bpf_iter_task")?;
+        let reader = TaskReader::load(Shown::Task, iterator, offset, size).ok()?;
         Some(Self { reader, layout })
+    }
+
+    /// The restart block of a stopped thread, to be compared with a later one.
+    #[must_use]
+    pub fn block(&self, tid: i32) -> Option<Vec<u8>> {
+        self.reader.read(tid).ok()
     }
 
     /// What remains of the relative wait a stopped thread was interrupted in; `None` for other calls.

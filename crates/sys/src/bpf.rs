@@ -1,8 +1,9 @@
-//! Reading a few bytes of a task's kernel structure: a BPF iterator over tasks (bpf(2), Linux 5.8;
-//! limited to one thread since 6.1).
+//! Reading a few bytes of a task's kernel structures: BPF iterators over tasks, and over the areas of
+//! a task (bpf(2), Linux 5.8; limited to one thread since 6.1).
 //!
-//! The program copies `len` bytes at `offset` of `struct task_struct` to whoever reads the iterator.
-//! It changes nothing, and loading it needs CAP_BPF and CAP_PERFMON.
+//! The program copies `len` bytes at `offset` of `struct task_struct`, or of each `struct
+//! vm_area_struct`, to whoever reads the iterator. It changes nothing, and loading it needs CAP_BPF
+//! and CAP_PERFMON.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,6 +18,8 @@ const TYPE_TRACING: u32 = 26;
 const TRACE_ITER: u32 = 28;
 const PROBE_READ_KERNEL: i32 = 113;
 const SEQ_WRITE: i32 = 127;
+/// Bytes read at a time: what the kernel keeps for an iterator (bpf_seq_read).
+const PART: usize = 32 << 10;
 /// Most bytes one program copies: its stack has 512.
 const MOST: u32 = 256;
 
@@ -87,30 +90,45 @@ fn number(fd: &OwnedFd) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
 }
 
-/// Reads the same bytes of one thread's `struct task_struct` after another's.
+/// What an iterator shows, one after another: where its pointer lies in the program's context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// `struct task_struct`, by the function `bpf_iter_task`.
+    Task,
+    /// `struct vm_area_struct`, by the function `bpf_iter_task_vma`.
+    Area,
+}
+
+/// Reads the same bytes of one thread's `struct task_struct`, or of its areas, after another's.
 #[derive(Debug)]
 pub struct TaskReader {
     program: OwnedFd,
+    shown: Shown,
     len: usize,
 }
 
 impl TaskReader {
-    /// Loads the program. `iterator` is the id of the function `bpf_iter_task` in the kernel's type
+    /// Loads the program. `iterator` is the id of the iterator's function in the kernel's type
     /// information (/sys/kernel/btf/vmlinux), as `offset` comes from there.
     ///
     /// # Errors
     /// EPERM without the privilege, EINVAL or EACCES when the kernel does not take the program.
-    pub fn load(iterator: u32, offset: u32, len: u32) -> io::Result<Self> {
+    pub fn load(shown: Shown, iterator: u32, offset: u32, len: u32) -> io::Result<Self> {
         if len > MOST {
             return Err(io::Error::from_raw_os_error(libc::E2BIG));
         }
         let buffer = -(len.next_multiple_of(8) as i32);
         let len = len as i32;
+        // struct bpf_iter__task: metadata, then the task; bpf_iter__task_vma: the area behind it.
+        let pointer = match shown {
+            Shown::Task => 8,
+            Shown::Area => 16,
+        };
         // The stack grows down from r10; its slots are of eight bytes.
         let program = [
             insn(MOVE, 6, 1, 0, 0),
-            // struct bpf_iter__task: metadata, then the task, null at the end.
-            insn(LOAD64, 7, 6, 8, 0),
+            // Null at the end.
+            insn(LOAD64, 7, 6, pointer, 0),
             insn(JUMP_IF_ZERO, 7, 0, 12, 0),
             insn(MOVE, 1, 10, 0, 0),
             insn(ADD_NUMBER, 1, 0, 0, buffer),
@@ -137,10 +155,11 @@ impl TaskReader {
             attach_btf_id: iterator,
             ..Load::default()
         };
-        Ok(Self { program: bpf(PROG_LOAD, &attr)?, len: len as usize })
+        Ok(Self { program: bpf(PROG_LOAD, &attr)?, shown, len: len as usize })
     }
 
-    /// The bytes of thread `tid`, as the caller's pid namespace numbers it.
+    /// The bytes of thread `tid`, as the caller's pid namespace numbers it; of its areas, one after
+    /// another, those of each.
     ///
     /// # Errors
     /// ESRCH when there is no such thread, EINVAL before Linux 6.1.
@@ -157,13 +176,37 @@ impl TaskReader {
                 ..Link::default()
             },
         )?;
-        let iterator = bpf(ITER_CREATE, &[number(&link)?, 0])?;
+        let mut iterator = File::from(bpf(ITER_CREATE, &[number(&link)?, 0])?);
         let mut bytes = Vec::with_capacity(self.len);
-        File::from(iterator).read_to_end(&mut bytes)?;
-        if bytes.len() == self.len {
-            Ok(bytes)
-        } else {
-            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        match self.shown {
+            Shown::Task => drop(iterator.read_to_end(&mut bytes)?),
+            Shown::Area => self.read_areas(&mut iterator, &mut bytes)?,
+        }
+        let whole = match self.shown {
+            Shown::Task => bytes.len() == self.len,
+            Shown::Area => !bytes.is_empty() && bytes.len().is_multiple_of(self.len),
+        };
+        if whole { Ok(bytes) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    }
+
+    /// Reads until the areas, which ascend by their first eight bytes, begin anew: on 6.18 an
+    /// iterator over the areas of one task has no end.
+    fn read_areas(&self, iterator: &mut File, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let first = |area: &[u8]| area.get(..8)?.try_into().ok().map(u64::from_le_bytes);
+        let mut last = None;
+        let mut part = vec![0; PART];
+        loop {
+            let got = iterator.read(&mut part)?;
+            if got == 0 {
+                return Ok(());
+            }
+            for area in part[..got].chunks(self.len) {
+                if last.is_some() && first(area) <= last {
+                    return Ok(());
+                }
+                last = first(area);
+                bytes.extend(area);
+            }
         }
     }
 }

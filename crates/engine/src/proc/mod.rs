@@ -10,6 +10,7 @@ pub mod maps;
 pub mod stat;
 pub mod status;
 pub mod tasks;
+pub mod vmflags;
 
 use std::io;
 
