@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,6 +74,9 @@ impl DirectorySink {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir.join(folder))?;
+        }
         OpenOptions::new()
             .write(true)
             .create(true)

@@ -1,9 +1,11 @@
 //! Rebuilding an address space: everything goes but the kernel's pages and the engine's own, then
 //! the archived areas come.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use cryopod_images::{msg, vma};
 
@@ -139,11 +141,10 @@ fn same_vdso(body: &Body, space: &Space, own: &Area, archived: &msg::VmaEntry) -
     if own.len() != archived.end - archived.start {
         return Err(invalid("the archive's vDSO is of another kernel (its size differs)"));
     }
-    let Some(pages) = &body.pages else { return Ok(()) };
     for page in (0..own.len()).step_by(PAGE as usize) {
-        let Some(offset) = body.pagemap.page_offset(archived.start + page) else { continue };
+        let Some((file, offset)) = body.memory.page(archived.start + page) else { continue };
         let mut was = vec![0u8; PAGE as usize];
-        pages.file.read_exact_at(&mut was, pages.offset + offset)?;
+        file.read_exact_at(&mut was, offset)?;
         let mut is = vec![0u8; PAGE as usize];
         space.read(own.start + page, &mut is)?;
         if page + PAGE == own.len() {
@@ -204,18 +205,26 @@ pub(crate) fn fill(
     scratch: Scratch,
     transport: &Transport,
 ) -> io::Result<()> {
-    let Some(pages) = &body.pages else { return Ok(()) };
     let vdso = body.mm.vmas.iter().find(|a| a.status & vma::VDSO != 0);
     let vdso = vdso.map_or((0, 0), |a| (a.start, a.end));
-    let fd = transport.send(pages.file.as_fd(), remote, space, scratch)?;
+    // The files of pages, as the task has them.
+    let mut files: Vec<(*const File, i32)> = Vec::new();
     let mut buf = vec![0u8; DIRECT as usize];
-    for run in body.pagemap.runs() {
-        let Some(offset) = run.offset else { continue };
-        let (mut at, mut from) = (run.vaddr, pages.offset + offset);
-        while at < run.end() {
+    for extent in &body.memory.extents {
+        let file = Arc::as_ptr(&extent.file);
+        let fd = match files.iter().find(|(known, _)| *known == file) {
+            Some((_, fd)) => *fd,
+            None => {
+                let fd = transport.send(extent.file.as_fd(), remote, space, scratch)?;
+                files.push((file, fd));
+                fd
+            }
+        };
+        let (mut at, mut from) = (extent.start, extent.offset);
+        while at < extent.end {
             // The kernel's own pages are there already; a run may go on behind them.
             if at >= vdso.0 && at < vdso.1 {
-                let skip = vdso.1.min(run.end()) - at;
+                let skip = vdso.1.min(extent.end) - at;
                 at += skip;
                 from += skip;
                 continue;
@@ -228,7 +237,7 @@ pub(crate) fn fill(
             else {
                 return Err(invalid("there are pages where nothing is mapped"));
             };
-            let len = run.end().min(area.end) - at;
+            let len = extent.end.min(area.end) - at;
             let writable = area.prot & PROT_WRITE != 0;
             let done = if writable && len >= DIRECT {
                 let len = len.min(READ_MAX);
@@ -236,7 +245,7 @@ pub(crate) fn fill(
             } else {
                 let len = len.min(DIRECT);
                 let part = &mut buf[..len as usize];
-                pages.file.read_exact_at(part, from)?;
+                extent.file.read_exact_at(part, from)?;
                 space.write(at, part)?;
                 len
             };
@@ -247,7 +256,10 @@ pub(crate) fn fill(
             from += done;
         }
     }
-    remote.close(fd)
+    for (_, fd) in files {
+        remote.close(fd)?;
+    }
+    Ok(())
 }
 
 /// Gives the areas their last protection, advice and locks.

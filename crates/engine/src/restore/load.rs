@@ -6,6 +6,7 @@ use cryopod_images::pages::Pagemap;
 use cryopod_images::{Image, Reader, msg, vma};
 use prost::Message;
 
+use super::memory::Memory;
 use crate::areas::GUARD;
 use crate::error::RestoreError;
 use crate::files::pipes::Contents;
@@ -33,8 +34,7 @@ pub(crate) struct Body {
     pub(crate) ids: msg::TaskKobjIdsEntry,
     pub(crate) mm: msg::MmEntry,
     pub(crate) fs: msg::FsEntry,
-    pub(crate) pagemap: Pagemap,
-    pub(crate) pages: Option<Pages>,
+    pub(crate) memory: Memory,
 }
 
 impl TaskImages {
@@ -87,7 +87,7 @@ pub(crate) struct Images {
     pub(crate) queues: queues::Contents,
 }
 
-fn bad(name: &str, what: impl std::fmt::Display) -> RestoreError {
+pub(super) fn bad(name: &str, what: impl std::fmt::Display) -> RestoreError {
     RestoreError::Image { name: name.to_owned(), what: what.to_string() }
 }
 
@@ -242,10 +242,7 @@ impl Images {
         let ids: msg::TaskKobjIdsEntry = one(source, Image::Ids, id)?;
         let mm: msg::MmEntry = one(source, Image::Mm, id)?;
         check_areas(&Image::Mm.file_name(id), &mm)?;
-        let (name, found) = bytes(source, Image::Pagemap, id)?;
-        let found = found.ok_or_else(|| RestoreError::Missing { name: name.clone() })?;
-        let pagemap = Pagemap::read(&name, &found).map_err(|e| bad(&name, e))?;
-        let pages = pages(source, &pagemap)?;
+        let memory = Memory::load(source, id)?;
         for area in &mm.vmas {
             let kind = area.status & (vma::ANON_SHARED | vma::MEMFD | vma::SYSVIPC);
             if kind == vma::ANON_SHARED {
@@ -254,15 +251,12 @@ impl Images {
                 *size = end.max(*size);
             }
         }
-        if pagemap.runs().iter().any(|run| run.in_parent()) {
-            return Err(bad(&name, "it refers to a parent image, which is not read yet"));
-        }
         if let std::collections::hash_map::Entry::Vacant(slot) = self.tables.entry(ids.files_id) {
             let table = many(source, Image::Fdinfo, u64::from(ids.files_id))?;
             slot.insert(table.unwrap_or_default());
         }
         let fs = one(source, Image::Fs, id)?;
-        task.body = Some(Body { ids, mm, fs, pagemap, pages });
+        task.body = Some(Body { ids, mm, fs, memory });
         self.tasks.push(task);
         Ok(())
     }

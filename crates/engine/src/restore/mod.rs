@@ -7,6 +7,7 @@
 mod layout;
 mod leaders;
 mod load;
+mod memory;
 mod process;
 mod sockets;
 mod stop;
