@@ -1,4 +1,4 @@
-//! The engine by itself, without containers: `engine dump --pid P --images DIR [--leave-running]`,
+//! The engine by itself, without containers: `engine dump --pid P --images DIR [--leave-running] [--track]`,
 //! `engine restore --images DIR`. For tests and for comparison with other engines.
 #![allow(clippy::print_stdout, reason = "a command line tool")]
 
@@ -20,6 +20,7 @@ fn main() -> anyhow::Result<()> {
         // For a test that wants to trace the engine from its first step, but for the thousand reads of
         // the kernel's type information.
         let _ = cryopod_engine::waits::Waits::prepared();
+        let _ = cryopod_engine::proc::vmflags::VmFlags::prepared();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?;
     }
     let images = Path::new(value(&args, "--images")?);
@@ -28,6 +29,7 @@ fn main() -> anyhow::Result<()> {
             let options = DumpOptions {
                 pid: value(&args, "--pid")?.parse().context("--pid")?,
                 leave_running: args.iter().any(|a| a == "--leave-running"),
+                track: args.iter().any(|a| a == "--track"),
                 ..DumpOptions::default()
             };
             let report = dump(&options, &mut DirectorySink::new(images), &mut || Ok(()))?;

@@ -22,8 +22,11 @@ pub mod seccomp;
 pub mod segments;
 pub mod seize;
 pub mod signals;
+pub mod spans;
+pub mod staging;
 pub mod store;
 pub mod timers;
+pub mod tracking;
 pub mod waits;
 
 pub use dump::{DumpOptions, DumpReport, dump};

@@ -29,7 +29,7 @@ pub struct Counts {
 ///
 /// Private memory: present or swapped, without zero pages. A private file mapping: only what was
 /// written, which is memory of its own and no longer the file's.
-fn query(status: u32) -> Query {
+pub(crate) fn query(status: u32) -> Query {
     // A guard looks like a swapped page.
     let mut not = pagemap::PFN_ZERO | pagemap::GUARD;
     if status & vma::FILE_PRIVATE != 0 {
@@ -57,24 +57,25 @@ pub fn find(pagemap: &File, areas: &[msg::VmaEntry]) -> io::Result<(Vec<Region>,
             // The kernel's page: always stored, so that another kernel's is noticed.
             runs.push(Region { start: area.start, end: area.end, categories: 0 });
         } else {
-            scan(pagemap, area, query(area.status), &mut runs)?;
+            scan_range(pagemap, (area.start, area.end), query(area.status), &mut runs)?;
         }
     }
     Ok((runs, scanned))
 }
 
-/// PAGEMAP_SCAN; a kernel before 6.15 does not know the category of guards.
-fn scan(
+/// PAGEMAP_SCAN of a range; a kernel before 6.15 does not know the category of guards.
+pub(crate) fn scan_range(
     pagemap: &File,
-    area: &msg::VmaEntry,
+    (start, end): (u64, u64),
     mut query: Query,
     out: &mut Vec<Region>,
 ) -> io::Result<()> {
-    match pagemap::scan(pagemap, area.start, area.end, query, out) {
+    match pagemap::scan(pagemap, start, end, query, out) {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
             query.inverted &= !pagemap::GUARD;
             query.mask &= !pagemap::GUARD;
-            pagemap::scan(pagemap, area.start, area.end, query, out)
+            query.report &= !pagemap::GUARD;
+            pagemap::scan(pagemap, start, end, query, out)
         }
         other => other,
     }
@@ -102,7 +103,12 @@ pub fn guards(pagemap: &File, areas: &[msg::VmaEntry]) -> io::Result<Vec<msg::Vm
 
 /// Reads the given ranges back to back, falling back to /proc/PID/mem for memory that has no read
 /// permission (process_vm_readv(2) respects it, ptrace does not).
-fn read(pid: i32, mem: &File, ranges: &[(u64, usize)], buf: &mut [u8]) -> io::Result<()> {
+pub(crate) fn read(
+    pid: i32,
+    mem: &File,
+    ranges: &[(u64, usize)],
+    buf: &mut [u8],
+) -> io::Result<()> {
     if matches!(process::read_ranges(pid, ranges, buf), Ok(n) if n == buf.len()) {
         return Ok(());
     }

@@ -22,6 +22,7 @@ pub mod sched;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod userfaultfd;
 pub mod wait;
 
 use std::io;

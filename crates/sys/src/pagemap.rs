@@ -111,7 +111,8 @@ pub fn scan(
         if (got as usize) < BATCH {
             return Ok(());
         }
-        at = arg.walk_end;
+        // Never back into what was reported.
+        at = arg.walk_end.max(out.last().map_or(at, |run| run.end));
     }
     Ok(())
 }

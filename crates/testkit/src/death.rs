@@ -147,11 +147,13 @@ impl Doomed {
     }
 
     /// Lets it run to its `stop`-th stop at the entry or exit of a system call, counted from the
-    /// first one that `begins`; false when it had let go of everything before, or ended.
+    /// first one that `begins`; false when it had done its work before, or ended. A dump's work is
+    /// done at its end, since it has to let go of memory after the last detach; a restore's when it
+    /// has let go of everything.
     ///
     /// # Errors
     /// Those of ptrace(2).
-    pub fn run_to(&self, stop: usize, begins: fn(&ptrace::Registers) -> bool) -> io::Result<bool> {
+    pub fn run_to(&self, stop: usize, work: Work) -> io::Result<bool> {
         let id = self.id;
         let (mut begun, mut seen) = (false, 0);
         let (mut seized, mut detached) = (0, 0);
@@ -163,13 +165,13 @@ impl Doomed {
                     let regs = ptrace::registers(id)?;
                     let request = regs.orig_rax as i64 == libc::SYS_ptrace;
                     if entry {
-                        begun |= begins(&regs);
+                        begun |= work.begins(&regs);
                         seized += usize::from(request && regs.rdi == PTRACE_SEIZE);
                     } else {
                         detached += usize::from(request && regs.rdi == PTRACE_DETACH);
                     }
                     entry = !entry;
-                    if seized > 0 && detached >= seized {
+                    if work == Work::Restore && seized > 0 && detached >= seized {
                         return Ok(false);
                     }
                     if begun {
@@ -225,16 +227,23 @@ impl Doomed {
     }
 }
 
-/// PTRACE_SEIZE: a dump begins to stop the tree.
-#[must_use]
-pub fn seizes(regs: &ptrace::Registers) -> bool {
-    regs.orig_rax as i64 == libc::SYS_ptrace && regs.rdi == PTRACE_SEIZE
+/// What an engine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// It begins with the first PTRACE_SEIZE.
+    Dump,
+    /// It begins with the first clone(2) or clone3(2).
+    Restore,
 }
 
-/// clone(2) or clone3(2): a restore makes its first process.
-#[must_use]
-pub fn makes_a_process(regs: &ptrace::Registers) -> bool {
-    [libc::SYS_clone3, libc::SYS_clone].contains(&(regs.orig_rax as i64))
+impl Work {
+    fn begins(self, regs: &ptrace::Registers) -> bool {
+        let call = regs.orig_rax as i64;
+        match self {
+            Self::Dump => call == libc::SYS_ptrace && regs.rdi == PTRACE_SEIZE,
+            Self::Restore => [libc::SYS_clone3, libc::SYS_clone].contains(&call),
+        }
+    }
 }
 
 /// `stride`, or 1 with CRYOPOD_EVERY_STOP set in the environment: for what takes minutes.
@@ -243,8 +252,9 @@ pub fn stride(stride: usize) -> usize {
     if std::env::var_os("CRYOPOD_EVERY_STOP").is_some() { 1 } else { stride }
 }
 
-/// Kills dumps of process `pid` at every `stride`-th stop of the engine between the first seize and
-/// the last detach. `after` is called after each death with the stop's number. How many stops there
+/// Kills dumps of process `pid` at every `stride`-th stop of the engine from the first seize to
+/// its end. The dumps go to a folder of images and have `more` options. `after` is called after each
+/// death with the stop's number. How many stops there
 /// were, and what the first dump that was let live came to.
 ///
 /// # Errors
@@ -252,15 +262,16 @@ pub fn stride(stride: usize) -> usize {
 pub fn kill_dumps(
     engine: &Path,
     pid: u32,
-    images: &Path,
+    (images, more): (&Path, &[&str]),
     stride: usize,
     mut after: impl FnMut(usize) -> io::Result<()>,
 ) -> io::Result<(usize, Result<(), String>)> {
-    let args = ["dump", "--leave-running", "--pid", &pid.to_string()];
+    let pid = pid.to_string();
+    let args = [&["dump", "--leave-running", "--pid", &pid], more].concat();
     let mut stops = 0;
     loop {
         let engine = Doomed::start(engine, &args, images)?;
-        if !engine.run_to(stops, seizes)? {
+        if !engine.run_to(stops, Work::Dump)? {
             return Ok((stops, engine.finish()?));
         }
         engine.kill();

@@ -148,7 +148,7 @@ pub(crate) fn run(sid: &Sid, engine: &Path) -> Result<bool> {
     std::fs::create_dir(&images)?;
     let before = Look::at_rest(registry.pid)?;
     let stride = stride(9);
-    let (stops, outcome) = kill_dumps(engine, registry.pid, &images, stride, |stop| {
+    let (stops, outcome) = kill_dumps(engine, registry.pid, (&images, &[]), stride, |stop| {
         let now = Look::settle(registry.pid, Look::is_free)?;
         let same = now.is_free()
             && now.children == before.children

@@ -19,10 +19,12 @@ use prost::Message;
 
 use crate::error::DumpError;
 use crate::files::Collector;
-use crate::proc::status;
+use crate::proc::{status, vmflags};
 use crate::seccomp::Filters;
-use crate::seize::Tree;
+use crate::seize::{Task, Tree};
+use crate::staging::Held;
 use crate::store::ImageSink;
+use crate::tracking::Tracking;
 use crate::waits::Waits;
 
 /// What to dump, and how.
@@ -40,6 +42,9 @@ pub struct DumpOptions {
     pub leave_running: bool,
     /// Set by the caller to give up; looked at between steps.
     pub cancel: Arc<AtomicBool>,
+    /// Copy memory while the tree runs, and in the freeze only what was written since. The images are
+    /// layered then: the last set refers to one in the folder [`crate::tracking::PARENT`].
+    pub track: bool,
 }
 
 /// What was done.
@@ -53,14 +58,18 @@ pub struct DumpReport {
     pub threads: usize,
     /// Pages looked at.
     pub pages_scanned: u64,
-    /// Pages stored.
+    /// Pages stored in the last image set.
     pub pages_written: u64,
+    /// Pages stored in its parent, from before the freeze.
+    pub pages_base: u64,
     /// Interrupted system calls that are answered with EINTR after restore.
     pub interrupted_calls: usize,
     /// Processes that were stopped with the container and left out: pid and name.
     pub left_out: Vec<(i32, String)>,
+    /// How long the tree stood still before, for the tracking of its memory to begin.
+    pub first_stop: Duration,
     /// How memory was copied, and why.
-    pub memory_method: &'static str,
+    pub memory_method: String,
 }
 
 /// Images kept back until the tree runs again.
@@ -170,6 +179,33 @@ fn seize(options: &DumpOptions) -> Result<Tree, DumpError> {
     }
 }
 
+/// Bytes of pages that may wait in memory for the end of the freeze: a quarter of what is free.
+fn budget() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok());
+    kib.unwrap_or(0) / 4 * 1024
+}
+
+/// How the memory of the tree was copied, in a few words.
+fn method(tasks: &[Task], tracking: &Tracking, options: &DumpOptions) -> String {
+    if !options.track {
+        return "copied while frozen".into();
+    }
+    let alive: Vec<&Task> = tasks.iter().filter(|task| !task.zombie).collect();
+    let tracked = alive.iter().filter(|task| tracking.has(task.pid)).count();
+    let mut text = match tracked {
+        all if all == alive.len() => "copied while it ran".to_owned(),
+        0 => "copied while frozen".to_owned(),
+        some => format!("copied while {some} of {} processes ran", alive.len()),
+    };
+    for reason in tracking.reasons() {
+        text.push_str("; ");
+        text.push_str(reason);
+    }
+    text
+}
+
 fn check(cancel: &AtomicBool) -> Result<(), DumpError> {
     if cancel.load(Ordering::Relaxed) { Err(DumpError::Cancelled) } else { Ok(()) }
 }
@@ -190,13 +226,22 @@ pub fn dump(
     let diag = namespaces::socket_diag(options.pid)?;
     sockets::survey(options.pid, &diag, &options.external_pipes)?;
     let waits = Waits::prepared();
+    let _ = vmflags::VmFlags::prepared();
+    let mut tracking = Tracking::default();
+    let mut first_stop = Duration::ZERO;
+    if options.track {
+        (tracking, first_stop) = Tracking::begin(seize(options)?);
+        tracking.copy(sink, &|| check(&options.cancel))?;
+    }
+    let mut held = Held::new(budget());
+    tracking.make_room();
     let begin = Instant::now();
     let mut tree = seize(options)?;
     let seized = begin.elapsed();
     let mut report = DumpReport {
         tasks: tree.tasks.len(),
         threads: tree.tasks.iter().map(|t| t.threads.len()).sum(),
-        memory_method: "copied while frozen",
+        first_stop,
         ..DumpReport::default()
     };
     for task in &tree.outsiders {
@@ -223,6 +268,7 @@ pub fn dump(
         let task_ids = ids.of_task(task.pid)?;
         refuse_shared((task.pid, task.ppid), &task_ids, &mut seen)?;
         let mut work = task::Work {
+            tracking: &mut tracking,
             task,
             inside: &inside,
             ids: task_ids,
@@ -240,7 +286,7 @@ pub fn dump(
                 .map(|t| inside.of(t.pid))
                 .collect(),
         };
-        work.dump(sink)?;
+        work.dump(&mut held.over(sink))?;
     }
     while_frozen().map_err(DumpError::WhileFrozen)?;
     // Queues may hold files that nobody has a descriptor of: before the pipes are settled.
@@ -256,7 +302,7 @@ pub fn dump(
         pending.add(Image::PipesData, 0, bytes);
     }
     let segments = std::mem::take(&mut files.segments);
-    for (id, bytes, written) in segments.copy(tasks.len() as u32 + 1, sink)? {
+    for (id, bytes, written) in segments.copy(tasks.len() as u32 + 1, &mut held.over(sink))? {
         report.pages_written += written;
         pending.add(Image::PagemapShmem, id.into(), bytes);
     }
@@ -284,6 +330,11 @@ pub fn dump(
         None => since.elapsed(),
     };
 
+    report.memory_method = method(&tasks, &tracking, options);
+    held.release(sink).map_err(|source| DumpError::Sink { name: "pages".into(), source })?;
+    let copied = tracking.finish(sink)?;
+    report.pages_written += copied.written;
+    report.pages_base = copied.base;
     pending.one(Image::Seccomp, 0, &filters.entry)?;
     pending.many(Image::Pstree, 0, &pstree)?;
     pending.many(Image::Files, 0, &entries)?;
@@ -359,7 +410,7 @@ fn stats(report: &DumpReport, seized: Duration) -> msg::StatsEntry {
             memdump_time: 0,
             memwrite_time: 0,
             pages_scanned: report.pages_scanned,
-            pages_skipped_parent: 0,
+            pages_skipped_parent: report.pages_base,
             pages_written: report.pages_written,
             irmap_resolve: None,
             pages_lazy: 0,

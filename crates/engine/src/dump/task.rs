@@ -16,10 +16,11 @@ use crate::inject::interrupted::{self, Resolution};
 use crate::inject::site::Site;
 use crate::inject::{Remote, Space, finish_return};
 use crate::proc::maps::Area;
-use crate::proc::{self, limits, maps, stat, status};
+use crate::proc::{self, limits, stat, status, vmflags};
 use crate::seccomp::Filters;
 use crate::seize::Task;
 use crate::store::ImageSink;
+use crate::tracking::Tracking;
 use crate::waits::Waits;
 use crate::{credentials, memory, registers, scheduling, signals, timers};
 
@@ -100,6 +101,7 @@ pub(crate) fn dump_zombie(
 
 /// One task being dumped.
 pub(crate) struct Work<'w, 'f> {
+    pub(crate) tracking: &'w mut Tracking,
     pub(crate) task: &'w Task,
     pub(crate) inside: &'w Inside,
     pub(crate) ids: msg::TaskKobjIdsEntry,
@@ -147,7 +149,7 @@ impl Work<'_, '_> {
 
     pub(crate) fn dump(&mut self, sink: &mut dyn ImageSink) -> Result<(), DumpError> {
         let pid = self.pid();
-        let areas = maps::with_flags(pid)?;
+        let areas = vmflags::areas(pid)?;
         let status = status::of(pid, pid)?;
         let stat = stat::of(pid, pid)?;
 
@@ -232,6 +234,12 @@ impl Work<'_, '_> {
                 format!("a seccomp filter of thread {tid} that kills or traps {name}"),
                 "let the filter answer it with an errno, or allow it",
             ));
+        }
+        // The kernel itself does not look at the number of a call that it restarts this way.
+        let found = ptrace::registers(tid).map_err(&kernel)?;
+        let called = self.tracking.as_called(tid, &found);
+        if called.orig_rax != found.orig_rax {
+            ptrace::set_registers(tid, &called).map_err(&kernel)?;
         }
         Remote::enter(space, tid, frame, guard).map_err(&kernel)
     }
@@ -498,6 +506,10 @@ impl Work<'_, '_> {
     fn dump_pages(&mut self, mm: &msg::MmEntry, sink: &mut dyn ImageSink) -> Result<(), DumpError> {
         let pid = self.pid();
         let kernel = self.kernel("cannot copy its memory");
+        let id = self.inside.of(pid) as u64;
+        if self.tracking.freeze(pid, id, mm).map_err(&kernel)? {
+            return Ok(());
+        }
         let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
         let mem: File = process::open_proc(pid, "mem").map_err(&kernel)?;
         let (runs, scanned) = memory::find(&pagemap, &mm.vmas).map_err(&kernel)?;

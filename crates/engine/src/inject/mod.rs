@@ -36,10 +36,10 @@ pub fn finish_return(space: &Space, tid: i32) -> io::Result<()> {
     const TRIES: u32 = 8;
     for _ in 0..TRIES {
         let rip = ptrace::registers(tid)?.rip;
-        if rip.wrapping_sub(space.stub) >= stub::CODE.len() as u64 {
+        if !stub::contains(space.stub, rip) {
             return Ok(());
         }
-        // To the entry of rt_sigreturn, and to its exit.
+        // To the entry of rt_sigreturn, or of the close(2) before it, and to its exit.
         for _ in 0..2 {
             ptrace::resume_to_syscall(tid, 0)?;
             while !matches!(wait::wait_for(tid)?, Status::Syscall) {
@@ -110,6 +110,14 @@ impl Space {
     /// EIO when the range is not mapped.
     pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.mem.write_all_at(bytes, at)
+    }
+
+    /// Puts in the code that [`Remote::call_closing`] needs.
+    ///
+    /// # Errors
+    /// Those of [`stub::install_closing`].
+    pub fn prepare_closing(&self) -> io::Result<()> {
+        stub::install_closing(&self.mem, self.stub)
     }
 
     /// Notes that the vDSO, and the stub with it, was moved by `by` bytes.
@@ -301,6 +309,49 @@ impl Remote {
             return Err(io::Error::other("the thread left the stub during a remote call"));
         }
         Ok(regs.rax as i64)
+    }
+
+    /// Runs one system call that gives a new descriptor, shows it to `take`, and closes it again: also
+    /// when the engine dies at any moment of it. [`Space::prepare_closing`] was called before.
+    ///
+    /// # Errors
+    /// The call's and `take`'s, and as [`Remote::call_raw`].
+    pub fn call_closing<T>(
+        &mut self,
+        number: i64,
+        args: [u64; 6],
+        take: impl FnOnce(i32) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let code = stub::closing(self.stub);
+        let permitted = self.guard.permits_from(code + stub::SYSCALL_LEN, number, &args)
+            // The descriptor's number is not known yet; a filter that looks at it is a curiosity.
+            && self.guard.permits_from(code + stub::CLOSED_AT, libc::SYS_close, &[3; 6]);
+        if !permitted {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("a seccomp filter kills or traps system call {number}"),
+            ));
+        }
+        ptrace::set_registers(self.tid, &Registers { rip: code, ..self.parked() })?;
+        self.step()?;
+        let mut regs = ptrace::registers(self.tid)?;
+        regs.orig_rax = number as u64;
+        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+        ptrace::set_registers(self.tid, &regs)?;
+        self.step()?;
+        let ret = ptrace::registers(self.tid)?.rax as i64;
+        let taken = match i32::try_from(ret) {
+            Ok(fd) if fd >= 0 => take(fd),
+            _ => Err(io::Error::from_raw_os_error(-ret as i32)),
+        };
+        // To the entry of close(2), and to its exit.
+        self.step()?;
+        self.step()?;
+        let rip = ptrace::registers(self.tid)?.rip;
+        if rip != code + stub::CLOSED_AT {
+            return Err(io::Error::other("the thread left the stub during a remote call"));
+        }
+        taken
     }
 
     /// Runs one system call that waits, interrupted at once, and returns what it returned inside the

@@ -1,5 +1,5 @@
 //! The engine is killed before and after every system call it makes: of a dump, from the first
-//! seize to the last detach, always over the same program, which must be as before each time and
+//! seize to its end, always over the same program, which must be as before each time and
 //! come to the right result at the end; of a restore, from its first process to the last detach,
 //! after which nothing may be left.
 
@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use cryopod_testkit::death::{self, Doomed, Look, kill_dumps, makes_a_process, seizes};
+use cryopod_testkit::death::{self, Doomed, Look, Work, kill_dumps};
 use cryopod_testkit::{Fate, Running, Verdict, adopt, reap, victim, victims};
 
 use crate::program;
@@ -20,6 +20,15 @@ fn dump_dies_everywhere(name: &str) -> io::Result<(usize, Result<(), String>)> {
 
 /// Kills a dump of this victim at every `stride`-th stop.
 fn dump_dies(name: &str, stride: usize) -> io::Result<(usize, Result<(), String>)> {
+    dump_dies_with(name, stride, &[])
+}
+
+/// As [`dump_dies`], of dumps with further options.
+fn dump_dies_with(
+    name: &str,
+    stride: usize,
+    more: &[&str],
+) -> io::Result<(usize, Result<(), String>)> {
     let folder = tempfile::tempdir()?;
     let images = folder.path().join("images");
     std::fs::create_dir(&images)?;
@@ -27,7 +36,7 @@ fn dump_dies(name: &str, stride: usize) -> io::Result<(usize, Result<(), String>
         Running::ready(victim(name), &folder.path().join("run"), &[]).map_err(io::Error::other)?;
     let pid = running.pid();
     let before = Look::at_rest(pid)?;
-    let (stops, outcome) = kill_dumps(&program::path(), pid, &images, stride, |stop| {
+    let (stops, outcome) = kill_dumps(&program::path(), pid, (&images, more), stride, |stop| {
         let after = Look::settle(pid, |now| *now == before)?;
         assert_eq!(before, after, "{name}, killed at stop {stop}");
         Ok(())
@@ -59,6 +68,15 @@ deaths! {
 
 /// With CRYOPOD_EVERY_STOP set in the environment at every stop, which takes minutes.
 #[test]
+fn the_engine_may_die_over_memory_that_is_tracked() {
+    for name in ["counter_static", "waits"] {
+        let (stops, outcome) = dump_dies_with(name, death::stride(7), &["--track"]).unwrap();
+        assert_eq!(outcome, Ok(()), "{name}: the first dump let live, after {stops} deaths");
+    }
+}
+
+/// With CRYOPOD_EVERY_STOP set in the environment at every stop, which takes minutes.
+#[test]
 fn the_engine_may_die_over_queues_of_sockets() {
     let (stops, outcome) = dump_dies("unix_dgram_full", death::stride(5)).unwrap();
     assert_eq!(outcome, Ok(()), "the first dump that was let live, after {stops} deaths");
@@ -83,7 +101,7 @@ fn stops_for(name: &str) -> io::Result<bool> {
         Running::ready(victim(name), &folder.path().join("run"), &[]).map_err(io::Error::other)?;
     let args = ["dump", "--leave-running", "--pid", &running.pid().to_string()];
     let engine = Doomed::start(&program::path(), &args, &images)?;
-    let stops = engine.run_to(0, seizes)?;
+    let stops = engine.run_to(0, Work::Dump)?;
     engine.kill();
     Ok(stops)
 }
@@ -124,7 +142,7 @@ fn restore_dies(name: &str, stride: usize) -> io::Result<usize> {
     let mut stops = 0;
     let outcome = loop {
         let engine = Doomed::start(&program::path(), &["restore"], &images)?;
-        if !engine.run_to(stops, makes_a_process)? {
+        if !engine.run_to(stops, Work::Restore)? {
             match engine.finish()? {
                 Err(said) if said.contains("its pid is taken") => {
                     std::thread::sleep(Duration::from_millis(100));

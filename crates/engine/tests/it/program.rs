@@ -27,12 +27,14 @@ fn run(args: &[&str], images: &Path) -> Result<String, String> {
 
 /// Dumps process `pid` into `images`.
 pub(crate) fn dump(pid: u32, images: &Path, leave_running: bool) -> Result<String, String> {
+    let more: &[&str] = if leave_running { &["--leave-running"] } else { &[] };
+    dump_with(pid, images, more)
+}
+
+/// Dumps process `pid` into `images`, with further options.
+pub(crate) fn dump_with(pid: u32, images: &Path, more: &[&str]) -> Result<String, String> {
     let pid = pid.to_string();
-    let mut args = vec!["dump", "--pid", &pid];
-    if leave_running {
-        args.push("--leave-running");
-    }
-    run(&args, images)
+    run(&[&["dump", "--pid", &pid], more].concat(), images)
 }
 
 /// Restores from `images`.

@@ -36,12 +36,20 @@ fn each(check: impl Fn(&Victim) -> Result<Verdict, String>) {
 }
 
 fn dumped(victim: &Victim, leave_running: bool) -> Result<Verdict, String> {
+    dumped_with(victim, leave_running, &[])
+}
+
+fn dumped_with(victim: &Victim, leave_running: bool, more: &[&str]) -> Result<Verdict, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let images = folder.path().join("images");
     std::fs::create_dir(&images).map_err(|e| e.to_string())?;
     let mut running = Running::ready(victim, &folder.path().join("run"), &[])
         .map_err(|e| format!("not ready: {e}"))?;
-    program::dump(running.pid(), &images, leave_running)?;
+    let mut options = more.to_vec();
+    if leave_running {
+        options.push("--leave-running");
+    }
+    program::dump_with(running.pid(), &images, &options)?;
     if leave_running {
         return running.finish(LIMIT).map_err(|e| e.to_string());
     }
@@ -50,6 +58,16 @@ fn dumped(victim: &Victim, leave_running: bool) -> Result<Verdict, String> {
     program::restore(&images)?;
     running.place().go().map_err(|e| e.to_string())?;
     running.place().await_verdict(running.pid(), LIMIT).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_victim_left_running_does_not_notice_that_its_memory_is_tracked() {
+    each(|victim| dumped_with(victim, true, &["--track"]));
+}
+
+#[test]
+fn a_victim_whose_memory_was_copied_while_it_ran_goes_on_where_it_was() {
+    each(|victim| dumped_with(victim, false, &["--track"]));
 }
 
 #[test]

@@ -206,6 +206,8 @@ impl Dumper<'_> {
             // until the archive is whole everything can still be undone.
             leave_running: !self.plan.stop || self.cgroup.can_hold(),
             cancel: self.cancel.clone(),
+            // Not before checkpointctl is known to read layered images.
+            track: false,
         };
         let mut sink =
             Sink { writer, channel: self.channel, cancel: self.cancel.clone(), stats: None };
@@ -238,7 +240,7 @@ impl Dumper<'_> {
             frozen_micros: micros(report.freeze),
             total_micros: micros(begun.elapsed()),
             tasks: report.tasks as u64,
-            pages: report.pages_written,
+            pages: report.pages_written + report.pages_base,
             stopped: self.plan.stop,
             notes,
         })
@@ -632,14 +634,16 @@ fn notes(report: &DumpReport, instant: &Taken) -> Vec<String> {
 
 fn dump_log(report: &DumpReport, notes: &[String]) -> String {
     let mut text = format!(
-        "cryopod {}\ntasks {}\nthreads {}\npages scanned {}\npages written {}\nfrozen {} us\n\
-         memory {}\n",
+        "cryopod {}\ntasks {}\nthreads {}\npages scanned {}\npages written {}\npages from before {}\n\
+         frozen {} us\nstopped before {} us\nmemory {}\n",
         env!("CARGO_PKG_VERSION"),
         report.tasks,
         report.threads,
         report.pages_scanned,
         report.pages_written,
+        report.pages_base,
         report.freeze.as_micros(),
+        report.first_stop.as_micros(),
         report.memory_method,
     );
     for note in notes {
