@@ -20,7 +20,9 @@ fn main() -> anyhow::Result<()> {
         // For a test that wants to trace the engine from its first step, but for the thousand reads of
         // the kernel's type information.
         let _ = cryopod_engine::waits::Waits::prepared();
-        let _ = cryopod_engine::proc::vmflags::VmFlags::prepared();
+        if args.first().is_some_and(|a| a == "dump") {
+            let _ = cryopod_engine::proc::vmflags::VmFlags::prepared();
+        }
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)?;
     }
     let images = Path::new(value(&args, "--images")?);

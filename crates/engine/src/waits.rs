@@ -18,7 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
-use crate::proc::{self, btf::Btf};
+use crate::proc::{self, btf};
 
 /// Inode of the initial time namespace (PROC_TIME_INIT_INO): restart blocks have its clocks.
 const INITIAL_TIME: &str = "time:[4026531834]";
@@ -59,8 +59,7 @@ impl Waits {
         if proc::link("self/ns/time").ok()?.to_str()? != INITIAL_TIME {
             return None;
         }
-        let bytes = std::fs::read("/sys/kernel/btf/vmlinux").ok()?;
-        let btf = Btf::parse(&bytes)?;
+        let btf = btf::kernel()?;
         let (_, task) = btf.structure("task_struct", 1)?;
         let (size, block) = btf.structure("restart_block", 3)?;
         let at = |names: &[&str]| {

@@ -4,6 +4,7 @@
 //! from 1, and the strings they name.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
@@ -43,6 +44,15 @@ fn rest(kind: u32, count: usize) -> Option<usize> {
         2 | 7..=11 | FUNCTION | 16 | 18 => 0,
         _ => return None,
     })
+}
+
+/// The running kernel's types, read at the first call: a few milliseconds, and as many megabytes that
+/// stay. `None` where the kernel does not show them.
+#[must_use]
+pub fn kernel() -> Option<&'static Btf<'static>> {
+    static KERNEL: OnceLock<Option<Btf<'static>>> = OnceLock::new();
+    let read = || Btf::parse(Vec::leak(std::fs::read("/sys/kernel/btf/vmlinux").ok()?));
+    KERNEL.get_or_init(read).as_ref()
 }
 
 impl<'a> Btf<'a> {

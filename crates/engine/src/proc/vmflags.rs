@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use cryopod_sys::bpf::{Shown, TaskReader};
 
-use super::btf::Btf;
+use super::btf;
 use super::maps::{self, Area};
 use crate::error::DumpError;
 
@@ -87,8 +87,7 @@ impl VmFlags {
     }
 
     fn prepare() -> Option<Self> {
-        let bytes = std::fs::read("/sys/kernel/btf/vmlinux").ok()?;
-        let btf = Btf::parse(&bytes)?;
+        let btf = btf::kernel()?;
         let (_, area) = btf.structure("vm_area_struct", 1)?;
         let at = |name: &str| area.get(name).copied();
         let (start, end, flags) = (at("vm_start")?, at("vm_end")?, at("vm_flags")?);

@@ -70,7 +70,7 @@ deaths! {
 #[test]
 fn the_engine_may_die_over_memory_that_is_tracked() {
     for name in ["counter_static", "waits"] {
-        let (stops, outcome) = dump_dies_with(name, death::stride(7), &["--track"]).unwrap();
+        let (stops, outcome) = dump_dies_with(name, death::stride(23), &["--track"]).unwrap();
         assert_eq!(outcome, Ok(()), "{name}: the first dump let live, after {stops} deaths");
     }
 }

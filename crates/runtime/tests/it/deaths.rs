@@ -97,21 +97,21 @@ macro_rules! deaths {
 }
 
 deaths! {
-    a_dump_helper_may_die_anywhere_over_threads_that_wait "waits" 29;
-    a_dump_helper_may_die_anywhere_over_restartable_sequences "rseq" 53;
-    a_dump_helper_may_die_anywhere_over_extended_registers "avx_loop" 59;
-    a_dump_helper_may_die_anywhere_over_goroutine_like_stacks "goroutines" 67;
-    a_dump_helper_may_die_anywhere_over_filters_that_answer "seccomp_filter" 61;
+    a_dump_helper_may_die_anywhere_over_threads_that_wait "waits" 61;
+    a_dump_helper_may_die_anywhere_over_restartable_sequences "rseq" 101;
+    a_dump_helper_may_die_anywhere_over_extended_registers "avx_loop" 113;
+    a_dump_helper_may_die_anywhere_over_goroutine_like_stacks "goroutines" 127;
+    a_dump_helper_may_die_anywhere_over_filters_that_answer "seccomp_filter" 113;
 }
 
 #[test]
 fn a_dump_helper_may_die_anywhere_over_a_filter_that_kills() {
-    let said = helper_dies("seccomp_kill", 7, false).unwrap_err();
+    let said = helper_dies("seccomp_kill", 13, false).unwrap_err();
     assert!(said.contains("seccomp filter"), "{said}");
 }
 
 /// Until the whole archive is there, a container that was to be stopped goes on.
 #[test]
 fn a_dump_helper_may_die_anywhere_before_it_stops_a_container() {
-    helper_dies("counter_static", 47, true).unwrap();
+    helper_dies("counter_static", 89, true).unwrap();
 }
