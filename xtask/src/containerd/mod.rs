@@ -17,8 +17,8 @@ use crate::stand::{Program, inside};
 use between::{Between, Blow};
 use node::{Container, Front, Node, Reply};
 
-/// Memory of a container whose checkpoint takes seconds, in MiB.
-const LARGE: u64 = 512;
+/// Memory of a container whose checkpoint takes many seconds, on a quiet machine too, in MiB.
+const LARGE: u64 = 1024;
 /// And of one whose does not.
 const SMALL: u64 = 16;
 /// For a checkpoint that is waited for, in seconds.
@@ -48,11 +48,21 @@ fn failed(container: &Container, reason: &str) -> String {
     format!("checkpointing of default/{name}/{name} failed ({reason})")
 }
 
-/// Nothing lies there but these.
+/// Nothing lies there but these, once what a runtime still writes after its call ended is removed.
 fn only(front: &Front<'_>, mut archives: Vec<PathBuf>) -> Result<()> {
     archives.sort();
-    let seen = front.archives()?;
-    ensure!(seen == archives, "in the folder of archives: {seen:?}, answered: {archives:?}");
+    let begun = Instant::now();
+    loop {
+        let seen = front.archives()?;
+        if seen == archives {
+            break;
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(120),
+            "in the folder of archives: {seen:?}, answered: {archives:?}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
     Ok(())
 }
 
