@@ -13,12 +13,15 @@
 //! for every other entry in the order of the archive: `head` is the BLAKE3 digest of all bytes from
 //! the end of the entry before (its padding included) to the entry's data, that is of extension
 //! headers, the comment that fills a gap, and the header itself; `chunks` are the digests of the
-//! data, one for each MiB, the last for what is left. Last line: the digest of all lines before it,
+//! data, one for each MiB, the last for what is left; an entry whose chunks are of other lengths (see
+//! [`crate::ArchiveWriter::revise`]) has `lengths`, in bytes, beside them. Last line: the digest of all lines before it,
 //! which is also the archive's id. Digests are 64 lower-case hexadecimal digits. Other readers see
 //! a small file that they do not know and leave it alone.
 
 use blake3::Hash;
 use serde::{Deserialize, Serialize};
+
+use crate::chunks::Chunks;
 
 /// Name of the entry.
 pub const DIGESTS_NAME: &str = "cryopod.digests";
@@ -56,7 +59,7 @@ pub(crate) struct Row {
     pub(crate) size: u64,
     pub(crate) mode: u32,
     pub(crate) head: Hash,
-    pub(crate) chunks: Vec<Hash>,
+    pub(crate) chunks: Chunks,
 }
 
 /// The table.
@@ -84,6 +87,8 @@ struct RowLine {
     mode: u32,
     head: String,
     chunks: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lengths: Option<Vec<u64>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,7 +113,8 @@ impl Table {
                     size: row.size,
                     mode: row.mode,
                     head: hex(&row.head),
-                    chunks: row.chunks.iter().map(hex).collect(),
+                    chunks: row.chunks.hashes.iter().map(hex).collect(),
+                    lengths: row.chunks.lengths(),
                 },
             );
         }
@@ -143,10 +149,12 @@ impl Table {
         for (at, line) in lines {
             let row: RowLine = serde_json::from_slice(line).map_err(|e| bad(at, Some(e)))?;
             let digest = |text: &String| Hash::from_hex(text).map_err(|_| bad(at, None));
-            let chunks = row.chunks.iter().map(digest).collect::<Result<Vec<_>, _>>()?;
-            if chunks.len() as u64 != row.size.div_ceil(CHUNK) {
-                return Err(bad(at, None));
-            }
+            let hashes = row.chunks.iter().map(digest).collect::<Result<Vec<_>, _>>()?;
+            let chunks = match &row.lengths {
+                Some(lengths) => Chunks::of_lengths(hashes, lengths, row.size),
+                None => Some(Chunks::usual(hashes)).filter(|chunks| chunks.fit(row.size)),
+            };
+            let chunks = chunks.ok_or_else(|| bad(at, None))?;
             let head = digest(&row.head)?;
             rows.push(Row { name: row.name, size: row.size, mode: row.mode, head, chunks });
         }
@@ -187,11 +195,11 @@ impl Chunker {
         self.filled = 0;
     }
 
-    pub(crate) fn finish(mut self) -> Vec<Hash> {
+    pub(crate) fn finish(mut self) -> Chunks {
         if self.filled > 0 {
             self.close();
         }
-        self.chunks
+        Chunks::usual(self.chunks)
     }
 }
 
@@ -210,7 +218,7 @@ mod tests {
                     size: 0,
                     mode: 0o700,
                     head: blake3::hash(b"d"),
-                    chunks: vec![],
+                    chunks: Chunks::default(),
                 },
                 Row {
                     name: "a".into(),
@@ -249,7 +257,7 @@ mod tests {
         let mut pieces = Chunker::default();
         data.chunks(777_777).for_each(|piece| pieces.update(piece));
         let want: Vec<Hash> = data.chunks(CHUNK as usize).map(blake3::hash).collect();
-        assert_eq!(whole.finish(), want);
-        assert_eq!(pieces.finish(), want);
+        assert_eq!(whole.finish().hashes, want);
+        assert_eq!(pieces.finish().hashes, want);
     }
 }

@@ -7,15 +7,18 @@
 //!   [`unpack_tree`] put them back.
 //! - [`metadata`] says what the small entries mean, [`list_dir`] what a directory of archives holds.
 
+mod chunks;
 mod digests;
 mod listing;
 pub mod metadata;
 mod reader;
+mod revise;
 mod tar;
 mod tree;
 mod writer;
 
 pub use blake3::Hash;
+pub use cryopod_sys::revise::Edit;
 pub use digests::{CHUNK, DIGESTS_NAME, TableError};
 pub use listing::{Listed, list_dir};
 pub use metadata::{

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use blake3::Hash;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 
+use crate::chunks::Chunks;
 use crate::digests::{CHUNK, DIGESTS_NAME, Table, TableError};
 use crate::tar::decode::{self, FileSource, Source, TarError};
 use crate::tar::encode::{Align, encode};
@@ -149,7 +151,7 @@ pub struct Entry {
     /// Where the entry begins in the archive, in bytes.
     pub start: u64,
     head: Hash,
-    chunks: Option<Vec<Hash>>,
+    chunks: Option<Chunks>,
 }
 
 /// What [`Archive::verify`] looked at.
@@ -408,8 +410,9 @@ impl Archive {
             });
         }
         let bytes = self.bytes(entry)?;
-        for (at, chunk) in bytes.chunks(CHUNK as usize).enumerate() {
-            self.check(entry, at, chunk)?;
+        for index in 0..entry.chunks.as_ref().map_or(0, |chunks| chunks.hashes.len()) {
+            let range = self.chunk(entry, index);
+            self.check(entry, index, &bytes[range.start as usize..range.end as usize])?;
         }
         Ok(bytes)
     }
@@ -435,20 +438,35 @@ impl Archive {
         Ok(EntryReader { file: Arc::clone(&self.file), at, end })
     }
 
-    /// Checks bytes that were read from an entry: `bytes` is chunk number `index`, that is
-    /// [`CHUNK`] bytes from `index * CHUNK`, or what is left at the end.
+    /// The bytes of an entry's data that digest number `index` covers: [`CHUNK`] bytes from `index *
+    /// CHUNK`, or what is left at the end, but for entries that were changed after they were written.
+    #[must_use]
+    pub fn chunk(&self, entry: &Entry, index: usize) -> Range<u64> {
+        let usual = Chunks::default();
+        entry.chunks.as_ref().unwrap_or(&usual).range(index, entry.size)
+    }
+
+    /// The number of the digest that covers a byte of an entry's data.
+    #[must_use]
+    pub fn chunk_at(&self, entry: &Entry, at: u64) -> usize {
+        let usual = Chunks::default();
+        entry.chunks.as_ref().unwrap_or(&usual).at(at)
+    }
+
+    /// Checks bytes that were read from an entry: `bytes` is chunk number `index`, all of
+    /// [`Archive::chunk`].
     ///
     /// # Errors
     /// When they are not what was written. An archive without digests has nothing to check by.
     pub fn check(&self, entry: &Entry, index: usize, bytes: &[u8]) -> Result<(), ReadError> {
         let Some(chunks) = &entry.chunks else { return Ok(()) };
-        if chunks.get(index) == Some(&blake3::hash(bytes)) {
+        if chunks.hashes.get(index) == Some(&blake3::hash(bytes)) {
             return Ok(());
         }
         Err(ReadError::Damaged {
             path: self.path.clone(),
             name: entry.name.clone(),
-            offset: entry.offset + index as u64 * CHUNK,
+            offset: entry.offset + chunks.range(index, entry.size).start,
             what: "the data is not as written",
         })
     }
@@ -484,10 +502,10 @@ impl Archive {
     ) -> Result<(), ReadError> {
         let Some(chunks) = &entry.chunks else { return Ok(()) };
         let mut buffer = vec![0; CHUNK.min(entry.size) as usize];
-        for index in 0..chunks.len() {
-            let at = index as u64 * CHUNK;
-            let len = (entry.size - at).min(CHUNK) as usize;
-            self.read_exact(entry, &mut buffer[..len], entry.offset + at)?;
+        for index in 0..chunks.hashes.len() {
+            let range = chunks.range(index, entry.size);
+            let len = (range.end - range.start) as usize;
+            self.read_exact(entry, &mut buffer[..len], entry.offset + range.start)?;
             self.check(entry, index, &buffer[..len])?;
             done.bytes += len as u64;
             progress(done.bytes);

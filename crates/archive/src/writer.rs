@@ -23,7 +23,9 @@ use blake3::Hash;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::chunks::Chunks;
 use crate::digests::{Chunker, DIGESTS_NAME, Row, Table};
+use crate::revise::Placed;
 use crate::tar::encode::{Align, encode, patch_size};
 use crate::tar::{BLOCK, Header, Kind, padded, parts};
 
@@ -108,11 +110,13 @@ pub struct ArchiveWriter {
     dir: File,
     dir_path: PathBuf,
     temp: OsString,
-    file: Arc<File>,
+    pub(crate) file: Arc<File>,
     /// Bytes on their way to the file, the first of which belongs at `flushed`.
     buffer: Vec<u8>,
     flushed: u64,
-    table: Table,
+    pub(crate) table: Table,
+    /// Entries that can be changed.
+    pub(crate) placed: Vec<Placed>,
     names: HashSet<String>,
     open: Option<Open>,
     /// Small entries that came while a big one was open.
@@ -166,6 +170,7 @@ impl ArchiveWriter {
                     time: now.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(0)),
                     rows: Vec::new(),
                 },
+                placed: Vec::new(),
                 names: HashSet::new(),
                 open: None,
                 queued: Vec::new(),
@@ -216,7 +221,7 @@ impl ArchiveWriter {
                 size: 0,
                 mode: 0o700,
                 head: blake3::hash(&head),
-                chunks: Vec::new(),
+                chunks: Chunks::default(),
             });
             self.write(&head)?;
         }
@@ -317,6 +322,10 @@ impl ArchiveWriter {
             self.buffer[at..at + waiting.len()].copy_from_slice(waiting);
         }
         self.pad(open.size)?;
+        if (open.block_at + BLOCK) % DATA_ALIGN == 0 {
+            let (row, head) = (self.table.rows.len(), open.head.clone());
+            self.placed.push(Placed { row, block_at: open.block_at, head });
+        }
         self.table.rows.push(Row {
             name: open.name,
             size: open.size,
@@ -480,7 +489,22 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    fn io(&self, action: &'static str, source: io::Error) -> WriteError {
+    /// Whether an entry is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Writes everything that waits to the file.
+    pub(crate) fn settle(&mut self) -> Result<(), WriteError> {
+        self.flush(self.buffer.len())
+    }
+
+    /// The file, which is settled, has grown or shrunk.
+    pub(crate) fn shifted(&mut self, by: i64) {
+        self.flushed = self.flushed.wrapping_add_signed(by);
+    }
+
+    pub(crate) fn io(&self, action: &'static str, source: io::Error) -> WriteError {
         WriteError::Io { path: self.dir_path.join(&self.temp), action, source }
     }
 }

@@ -1,6 +1,6 @@
 //! Credentials of a thread: ids, groups, capability sets, securebits, no_new_privs.
 //!
-//! All but the securebits are in /proc/PID/task/TID/status. At restore they are set by the thread
+//! All but the securebits are in /proc/PID/task/TID/status; those the kernel tells otherwise ([`crate::proc::kernel`]). At restore they are set by the thread
 //! itself as its last remote calls, in an order in which each step still has the right to the next:
 //! keep capabilities over the change of ids, drop the bounding set, set ids and groups, then the
 //! sets, then securebits, then no_new_privs.
@@ -26,13 +26,10 @@ fn mask(words: &[u32]) -> u64 {
 }
 
 /// Credentials as the image has them.
-///
-/// # Errors
-/// Those of the remote call.
-pub fn dump(status: &Status, remote: &mut Remote) -> io::Result<msg::CredsEntry> {
-    let secbits = remote.prctl(libc::PR_GET_SECUREBITS, [0; 4])? as u32;
+#[must_use]
+pub fn dump(status: &Status, secbits: u32) -> msg::CredsEntry {
     let caps = &status.capabilities;
-    Ok(msg::CredsEntry {
+    msg::CredsEntry {
         uid: status.uid[0],
         euid: status.uid[1],
         suid: status.uid[2],
@@ -52,7 +49,7 @@ pub fn dump(status: &Status, remote: &mut Remote) -> io::Result<msg::CredsEntry>
         lsm_profile: None,
         lsm_sockcreate: None,
         apparmor_data: None,
-    })
+    }
 }
 
 /// Gives a thread its credentials; the last step before its registers.

@@ -29,7 +29,7 @@ pub mod timers;
 pub mod tracking;
 pub mod waits;
 
-pub use dump::{DumpOptions, DumpReport, dump};
+pub use dump::{DumpOptions, DumpReport, Phases, dump};
 pub use error::{DumpError, Refusal, RestoreError};
 pub use restore::{RestoreOptions, RestoreRoot, Restored, restore};
-pub use store::{DirectorySink, DirectorySource, ImageSink, ImageSource, Pages};
+pub use store::{DirectorySink, DirectorySource, Edit, ImageSink, ImageSource, Pages};

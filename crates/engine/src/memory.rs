@@ -81,19 +81,22 @@ pub(crate) fn scan_range(
     }
 }
 
+/// Guard regions.
+pub(crate) const GUARDS: Query =
+    Query { flags: 0, inverted: 0, mask: pagemap::GUARD, any_of: 0, report: pagemap::GUARD };
+
 /// Finds the guard regions of the private areas without a file. A kernel that does not report them
 /// (before 6.15) has none that could be carried.
 ///
 /// # Errors
 /// Those of PAGEMAP_SCAN.
 pub fn guards(pagemap: &File, areas: &[msg::VmaEntry]) -> io::Result<Vec<msg::VmaEntry>> {
-    let query = Query { mask: pagemap::GUARD, report: pagemap::GUARD, ..Query::default() };
     let mut runs = Vec::new();
     for area in areas.iter().filter(|a| a.status & (vma::ANON_PRIVATE | vma::FILE_PRIVATE) != 0) {
         if area.status & (vma::VDSO | vma::VVAR | vma::VSYSCALL) != 0 {
             continue;
         }
-        match pagemap::scan(pagemap, area.start, area.end, query, &mut runs) {
+        match pagemap::scan(pagemap, area.start, area.end, GUARDS, &mut runs) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(Vec::new()),
             other => other?,
         }

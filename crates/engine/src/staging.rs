@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::store::ImageSink;
+use crate::store::{Edit, ImageSink};
 
 /// Bytes of one piece of the memory.
 const PIECE: usize = 1 << 20;
@@ -183,6 +183,16 @@ impl ImageSink for Holding<'_> {
     fn end_pages(&mut self) -> io::Result<()> {
         if self.held.passing { self.sink.end_pages() } else { Ok(()) }
     }
+
+    fn revise_pages(
+        &mut self,
+        name: &str,
+        _: &[Edit],
+        _: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // What is kept back has not ended.
+        Err(io::Error::other(format!("{name} cannot be changed yet")))
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +214,14 @@ mod tests {
             let open = self.0.last_mut().filter(|(.., ended)| !ended);
             open.ok_or_else(|| io::Error::other("none open"))?.1.extend(bytes);
             Ok(())
+        }
+        fn revise_pages(
+            &mut self,
+            _: &str,
+            _: &[Edit],
+            _: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+        ) -> io::Result<()> {
+            Err(io::Error::other("nothing is to be changed here"))
         }
         fn end_pages(&mut self) -> io::Result<()> {
             let open = self.0.last_mut().filter(|(.., ended)| !ended);

@@ -6,6 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cryopod_sys::revise;
+pub use cryopod_sys::revise::Edit;
+
 /// Takes the images of a dump, each written once.
 pub trait ImageSink {
     /// Stores a whole image under `name`, such as `core-1.img`.
@@ -31,6 +34,19 @@ pub trait ImageSink {
     /// # Errors
     /// Whatever the destination reports.
     fn end_pages(&mut self) -> io::Result<()>;
+
+    /// Changes an image of pages that has ended: what was written to since is replaced, what is new is
+    /// put in, what is gone is taken out, all in whole pages. `content` is called for each place with
+    /// its number, the distance from its beginning, and the bytes to be filled in.
+    ///
+    /// # Errors
+    /// Whatever the destination reports; the images are of no use then.
+    fn revise_pages(
+        &mut self,
+        name: &str,
+        edits: &[Edit],
+        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()>;
 }
 
 /// Bare pages inside a file that can be read at any offset.
@@ -106,6 +122,16 @@ impl ImageSink for DirectorySink {
     fn end_pages(&mut self) -> io::Result<()> {
         self.open = None;
         Ok(())
+    }
+
+    fn revise_pages(
+        &mut self,
+        name: &str,
+        edits: &[Edit],
+        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).open(self.dir.join(name))?;
+        revise::revise(&file, edits, content)
     }
 }
 

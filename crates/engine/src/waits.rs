@@ -12,7 +12,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use cryopod_images::msg;
-use cryopod_sys::bpf::{Shown, TaskReader};
+use cryopod_sys::bpf::{Piece, Shown, TaskReader};
 use cryopod_sys::ptrace::Registers;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -76,7 +76,8 @@ impl Waits {
         };
         let offset = *task.get("restart_block")?;
         let iterator = btf.function("bpf_iter_task")?;
-        let reader = TaskReader::load(Shown::Task, iterator, offset, size).ok()?;
+        let piece = Piece { through: None, offset, len: size };
+        let reader = TaskReader::load(Shown::Task, iterator, &[piece]).ok()?;
         Some(Self { reader, layout })
     }
 

@@ -1,7 +1,7 @@
 //! Reading a few bytes of a task's kernel structures: BPF iterators over tasks, and over the areas of
 //! a task (bpf(2), Linux 5.8; limited to one thread since 6.1).
 //!
-//! The program copies `len` bytes at `offset` of `struct task_struct`, or of each `struct
+//! The program copies pieces of `struct task_struct` and of what it points to, or of each `struct
 //! vm_area_struct`, to whoever reads the iterator. It changes nothing, and loading it needs CAP_BPF
 //! and CAP_PERFMON.
 
@@ -20,8 +20,8 @@ const PROBE_READ_KERNEL: i32 = 113;
 const SEQ_WRITE: i32 = 127;
 /// Bytes read at a time: what the kernel keeps for an iterator (bpf_seq_read).
 const PART: usize = 32 << 10;
-/// Most bytes one program copies: its stack has 512.
-const MOST: u32 = 256;
+/// Bytes copied at a time: the program's stack has 512.
+const SLICE: u32 = 256;
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
 #[repr(C)]
@@ -99,6 +99,24 @@ pub enum Shown {
     Area,
 }
 
+/// Bytes of a kernel structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Where a pointer lies in what is shown, when the bytes are in what it points to.
+    pub through: Option<u32>,
+    /// Where they begin.
+    pub offset: u32,
+    /// How many there are.
+    pub len: u32,
+}
+
+/// Who is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    Thread(i32),
+    Process(i32),
+}
+
 /// Reads the same bytes of one thread's `struct task_struct`, or of its areas, after another's.
 #[derive(Debug)]
 pub struct TaskReader {
@@ -107,44 +125,69 @@ pub struct TaskReader {
     len: usize,
 }
 
+/// The program that copies the pieces.
+fn program(shown: Shown, pieces: &[Piece]) -> Vec<u64> {
+    // struct bpf_iter__task: metadata, then the task; bpf_iter__task_vma: the area behind it.
+    let pointer = match shown {
+        Shown::Task => 8,
+        Shown::Area => 16,
+    };
+    // The stack grows down from r10: a slot for a pointer, then the bytes of a slice.
+    let slot = -8;
+    let buffer = slot - SLICE as i32;
+    let mut body = Vec::new();
+    let read = |body: &mut Vec<u64>, to: i32, len: u32, base: u8, offset: u32| {
+        body.extend([
+            insn(MOVE, 1, 10, 0, 0),
+            insn(ADD_NUMBER, 1, 0, 0, to),
+            insn(MOVE_NUMBER, 2, 0, 0, len as i32),
+            insn(MOVE, 3, base, 0, 0),
+            insn(ADD_NUMBER, 3, 0, 0, offset as i32),
+            insn(CALL, 0, 0, 0, PROBE_READ_KERNEL),
+        ]);
+    };
+    for piece in pieces {
+        // r7: what is shown; r8: what the piece is in.
+        match piece.through {
+            None => body.push(insn(MOVE, 8, 7, 0, 0)),
+            Some(member) => {
+                read(&mut body, slot, 8, 7, member);
+                body.push(insn(LOAD64, 8, 10, slot as i16, 0));
+            }
+        }
+        for from in (0..piece.len).step_by(SLICE as usize) {
+            let len = SLICE.min(piece.len - from);
+            read(&mut body, buffer, len, 8, piece.offset + from);
+            body.extend([
+                insn(LOAD64, 1, 6, 0, 0),
+                insn(LOAD64, 1, 1, 0, 0),
+                insn(MOVE, 2, 10, 0, 0),
+                insn(ADD_NUMBER, 2, 0, 0, buffer),
+                insn(MOVE_NUMBER, 3, 0, 0, len as i32),
+                insn(CALL, 0, 0, 0, SEQ_WRITE),
+            ]);
+        }
+    }
+    let mut program = vec![
+        insn(MOVE, 6, 1, 0, 0),
+        // Null at the end.
+        insn(LOAD64, 7, 6, pointer, 0),
+        insn(JUMP_IF_ZERO, 7, 0, body.len() as i16, 0),
+    ];
+    program.extend(body);
+    program.extend([insn(MOVE_NUMBER, 0, 0, 0, 0), insn(EXIT, 0, 0, 0, 0)]);
+    program
+}
+
 impl TaskReader {
     /// Loads the program. `iterator` is the id of the iterator's function in the kernel's type
-    /// information (/sys/kernel/btf/vmlinux), as `offset` comes from there.
+    /// information (/sys/kernel/btf/vmlinux), as the places of the pieces come from there.
     ///
     /// # Errors
     /// EPERM without the privilege, EINVAL or EACCES when the kernel does not take the program.
-    pub fn load(shown: Shown, iterator: u32, offset: u32, len: u32) -> io::Result<Self> {
-        if len > MOST {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG));
-        }
-        let buffer = -(len.next_multiple_of(8) as i32);
-        let len = len as i32;
-        // struct bpf_iter__task: metadata, then the task; bpf_iter__task_vma: the area behind it.
-        let pointer = match shown {
-            Shown::Task => 8,
-            Shown::Area => 16,
-        };
-        // The stack grows down from r10; its slots are of eight bytes.
-        let program = [
-            insn(MOVE, 6, 1, 0, 0),
-            // Null at the end.
-            insn(LOAD64, 7, 6, pointer, 0),
-            insn(JUMP_IF_ZERO, 7, 0, 12, 0),
-            insn(MOVE, 1, 10, 0, 0),
-            insn(ADD_NUMBER, 1, 0, 0, buffer),
-            insn(MOVE_NUMBER, 2, 0, 0, len),
-            insn(MOVE, 3, 7, 0, 0),
-            insn(ADD_NUMBER, 3, 0, 0, offset as i32),
-            insn(CALL, 0, 0, 0, PROBE_READ_KERNEL),
-            insn(LOAD64, 1, 6, 0, 0),
-            insn(LOAD64, 1, 1, 0, 0),
-            insn(MOVE, 2, 10, 0, 0),
-            insn(ADD_NUMBER, 2, 0, 0, buffer),
-            insn(MOVE_NUMBER, 3, 0, 0, len),
-            insn(CALL, 0, 0, 0, SEQ_WRITE),
-            insn(MOVE_NUMBER, 0, 0, 0, 0),
-            insn(EXIT, 0, 0, 0, 0),
-        ];
+    pub fn load(shown: Shown, iterator: u32, pieces: &[Piece]) -> io::Result<Self> {
+        let program = program(shown, pieces);
+        let len = pieces.iter().map(|piece| piece.len as usize).sum();
         let attr = Load {
             prog_type: TYPE_TRACING,
             insn_cnt: program.len() as u32,
@@ -155,7 +198,7 @@ impl TaskReader {
             attach_btf_id: iterator,
             ..Load::default()
         };
-        Ok(Self { program: bpf(PROG_LOAD, &attr)?, shown, len: len as usize })
+        Ok(Self { program: bpf(PROG_LOAD, &attr)?, shown, len })
     }
 
     /// The bytes of thread `tid`, as the caller's pid namespace numbers it; of its areas, one after
@@ -164,8 +207,31 @@ impl TaskReader {
     /// # Errors
     /// ESRCH when there is no such thread, EINVAL before Linux 6.1.
     pub fn read(&self, tid: i32) -> io::Result<Vec<u8>> {
+        let bytes = self.read_only(Only::Thread(tid))?;
+        let whole = match self.shown {
+            Shown::Task => bytes.len() == self.len,
+            Shown::Area => !bytes.is_empty() && bytes.len().is_multiple_of(self.len),
+        };
+        if whole { Ok(bytes) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    }
+
+    /// The bytes of each thread of process `pid`, one after another in no order that could be relied
+    /// on.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_threads(&self, pid: i32) -> io::Result<Vec<u8>> {
+        let bytes = self.read_only(Only::Process(pid))?;
+        let whole = !bytes.is_empty() && bytes.len().is_multiple_of(self.len);
+        if whole { Ok(bytes) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    }
+
+    fn read_only(&self, only: Only) -> io::Result<Vec<u8>> {
         // union bpf_iter_link_info: thread, process, pidfd.
-        let only = [tid as u32, 0, 0, 0];
+        let only = match only {
+            Only::Thread(tid) => [tid as u32, 0, 0, 0],
+            Only::Process(pid) => [0, pid as u32, 0, 0],
+        };
         let link = bpf(
             LINK_CREATE,
             &Link {
@@ -182,11 +248,7 @@ impl TaskReader {
             Shown::Task => drop(iterator.read_to_end(&mut bytes)?),
             Shown::Area => self.read_areas(&mut iterator, &mut bytes)?,
         }
-        let whole = match self.shown {
-            Shown::Task => bytes.len() == self.len,
-            Shown::Area => !bytes.is_empty() && bytes.len().is_multiple_of(self.len),
-        };
-        if whole { Ok(bytes) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+        Ok(bytes)
     }
 
     /// Reads until the areas, which ascend by their first eight bytes, begin anew: on 6.18 an

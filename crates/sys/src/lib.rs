@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
+pub mod revise;
 pub mod sched;
 pub mod signal;
 pub mod socket;

@@ -79,10 +79,12 @@ pub fn scan(
     out: &mut Vec<Region>,
 ) -> io::Result<()> {
     const BATCH: usize = 4096;
+    // No more runs than pages: a small range is to cost little.
+    let batch = usize::try_from(end.saturating_sub(start) / 4096).unwrap_or(BATCH).clamp(8, BATCH);
     let mut at = start;
     while at < end {
         let used = out.len();
-        out.resize(used + BATCH, Region::default());
+        out.resize(used + batch, Region::default());
         let mut arg = Arg {
             size: size_of::<Arg>() as u64,
             flags: query.flags,
@@ -90,14 +92,14 @@ pub fn scan(
             end,
             walk_end: 0,
             vec: out[used..].as_mut_ptr() as u64,
-            vec_len: BATCH as u64,
+            vec_len: batch as u64,
             max_pages: 0,
             category_inverted: query.inverted,
             category_mask: query.mask,
             category_anyof_mask: query.any_of,
             return_mask: query.report,
         };
-        // SAFETY: `arg` is live and points to BATCH live regions.
+        // SAFETY: `arg` is live and points to `batch` live regions.
         let got = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut arg) };
         if got < 0 {
             let err = io::Error::last_os_error();
@@ -108,7 +110,7 @@ pub fn scan(
             return Err(err);
         }
         out.truncate(used + got as usize);
-        if (got as usize) < BATCH {
+        if (got as usize) < batch {
             return Ok(());
         }
         // Never back into what was reported.

@@ -157,6 +157,18 @@ pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
     Ok((head, len))
 }
 
+/// The caller's alternate signal stack: its address and size in bytes (sigaltstack(2)).
+///
+/// # Errors
+/// None known.
+pub fn own_alternate_stack() -> io::Result<(u64, u64)> {
+    // SAFETY: all zeros is a valid `stack_t`.
+    let mut stack: libc::stack_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the new one is null, so nothing is changed; the old one is live.
+    check(unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) }.into())?;
+    Ok((stack.ss_sp as u64, stack.ss_size as u64))
+}
+
 /// Opens `/proc/PID/NAME` for reading.
 pub fn open_proc(pid: i32, name: &str) -> io::Result<File> {
     File::open(format!("/proc/{pid}/{name}"))

@@ -4,6 +4,7 @@
 //! Then all are let go. The images that are small are written after the thaw.
 
 mod namespaces;
+mod phases;
 mod sockets;
 mod survey;
 mod task;
@@ -19,6 +20,7 @@ use prost::Message;
 
 use crate::error::DumpError;
 use crate::files::Collector;
+use crate::proc::kernel::KernelReader;
 use crate::proc::{status, vmflags};
 use crate::seccomp::Filters;
 use crate::seize::{Task, Tree};
@@ -26,6 +28,7 @@ use crate::staging::Held;
 use crate::store::ImageSink;
 use crate::tracking::Tracking;
 use crate::waits::Waits;
+pub use phases::Phases;
 
 /// What to dump, and how.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +45,7 @@ pub struct DumpOptions {
     pub leave_running: bool,
     /// Set by the caller to give up; looked at between steps.
     pub cancel: Arc<AtomicBool>,
-    /// Copy memory while the tree runs, and in the freeze only what was written since. The images are
-    /// layered then: the last set refers to one in the folder [`crate::tracking::PARENT`].
+    /// Copy memory while the tree runs, and in the freeze only what was written since.
     pub track: bool,
 }
 
@@ -58,10 +60,10 @@ pub struct DumpReport {
     pub threads: usize,
     /// Pages looked at.
     pub pages_scanned: u64,
-    /// Pages stored in the last image set.
+    /// Pages stored.
     pub pages_written: u64,
-    /// Pages stored in its parent, from before the freeze.
-    pub pages_base: u64,
+    /// Of these, copied before the freeze.
+    pub pages_before: u64,
     /// Interrupted system calls that are answered with EINTR after restore.
     pub interrupted_calls: usize,
     /// Processes that were stopped with the container and left out: pid and name.
@@ -70,6 +72,8 @@ pub struct DumpReport {
     pub first_stop: Duration,
     /// How memory was copied, and why.
     pub memory_method: String,
+    /// What the time of the freeze was spent on.
+    pub phases: Phases,
 }
 
 /// Images kept back until the tree runs again.
@@ -227,6 +231,7 @@ pub fn dump(
     sockets::survey(options.pid, &diag, &options.external_pipes)?;
     let waits = Waits::prepared();
     let _ = vmflags::VmFlags::prepared();
+    let _ = KernelReader::prepared();
     let mut tracking = Tracking::default();
     let mut first_stop = Duration::ZERO;
     if options.track {
@@ -242,8 +247,10 @@ pub fn dump(
         tasks: tree.tasks.len(),
         threads: tree.tasks.iter().map(|t| t.threads.len()).sum(),
         first_stop,
+        phases: Phases::since(begin),
         ..DumpReport::default()
     };
+    report.phases.lap("stopping");
     for task in &tree.outsiders {
         let name = status::of(task.pid, task.pid).map_or_else(|_| "?".into(), |s| s.name);
         report.left_out.push((task.pid, name));
@@ -258,7 +265,8 @@ pub fn dump(
     let mut seen = Vec::new();
 
     let tasks = tree.tasks.clone();
-    for (at, task) in tasks.iter().enumerate() {
+    let mut next_pages = tracking.next_image();
+    for task in &tasks {
         check(&options.cancel)?;
         pstree.push(task::tree_entry(task, &inside)?);
         if task.zombie {
@@ -278,7 +286,7 @@ pub fn dump(
             report: &mut report,
             waits,
             held: &mut tree.held,
-            pages_id: at as u32 + 1,
+            next_pages: &mut next_pages,
             stopped: tasks
                 .iter()
                 .filter(|t| t.ppid == task.pid)
@@ -289,6 +297,7 @@ pub fn dump(
         work.dump(&mut held.over(sink))?;
     }
     while_frozen().map_err(DumpError::WhileFrozen)?;
+    report.phases.lap("file systems and log");
     // Queues may hold files that nobody has a descriptor of: before the pipes are settled.
     crate::files::unix::finish(&mut files, &diag, &options.external_pipes)?;
     if let Some(bytes) = std::mem::take(&mut files.queues).finish() {
@@ -302,7 +311,7 @@ pub fn dump(
         pending.add(Image::PipesData, 0, bytes);
     }
     let segments = std::mem::take(&mut files.segments);
-    for (id, bytes, written) in segments.copy(tasks.len() as u32 + 1, &mut held.over(sink))? {
+    for (id, bytes, written) in segments.copy(next_pages, &mut held.over(sink))? {
         report.pages_written += written;
         pending.add(Image::PagemapShmem, id.into(), bytes);
     }
@@ -323,6 +332,7 @@ pub fn dump(
     }
     let entries = std::mem::take(&mut files.entries);
     drop(files);
+    report.phases.lap("pipes, sockets, shared memory");
     let since = tree.since;
     let mut still = Some(tree);
     report.freeze = match still.take_if(|_| options.leave_running) {
@@ -330,11 +340,12 @@ pub fn dump(
         None => since.elapsed(),
     };
 
+    report.phases.lap("letting go");
     report.memory_method = method(&tasks, &tracking, options);
-    held.release(sink).map_err(|source| DumpError::Sink { name: "pages".into(), source })?;
     let copied = tracking.finish(sink)?;
+    held.release(sink).map_err(|source| DumpError::Sink { name: "pages".into(), source })?;
     report.pages_written += copied.written;
-    report.pages_base = copied.base;
+    report.pages_before = copied.before;
     pending.one(Image::Seccomp, 0, &filters.entry)?;
     pending.many(Image::Pstree, 0, &pstree)?;
     pending.many(Image::Files, 0, &entries)?;
@@ -410,7 +421,7 @@ fn stats(report: &DumpReport, seized: Duration) -> msg::StatsEntry {
             memdump_time: 0,
             memwrite_time: 0,
             pages_scanned: report.pages_scanned,
-            pages_skipped_parent: report.pages_base,
+            pages_skipped_parent: 0,
             pages_written: report.pages_written,
             irmap_resolve: None,
             pages_lazy: 0,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 
 use cryopod_images::{Image, msg};
+use cryopod_sys::ptrace::Registers;
 use cryopod_sys::{process, ptrace};
 
 use super::{DumpReport, Inside, Pending};
@@ -15,6 +16,7 @@ use crate::inject::guard::Guard;
 use crate::inject::interrupted::{self, Resolution};
 use crate::inject::site::Site;
 use crate::inject::{Remote, Space, finish_return};
+use crate::proc::kernel::{Facts, KernelReader};
 use crate::proc::maps::Area;
 use crate::proc::{self, limits, stat, status, vmflags};
 use crate::seccomp::Filters;
@@ -111,7 +113,8 @@ pub(crate) struct Work<'w, 'f> {
     pub(crate) report: &'w mut DumpReport,
     pub(crate) waits: Option<&'w Waits>,
     pub(crate) held: &'w mut Vec<(i32, i32, i32)>,
-    pub(crate) pages_id: u32,
+    /// The number of the next image of pages.
+    pub(crate) next_pages: &'w mut u32,
     /// Its children that job control has stopped, by their pids inside.
     pub(crate) stopped: Vec<i32>,
 }
@@ -126,6 +129,27 @@ struct Asked {
     subreaper: bool,
     membarrier: u32,
     stops_heard: Vec<u32>,
+}
+
+/// What a thread goes on with.
+struct Found {
+    regs: Registers,
+    mask: u64,
+}
+
+/// Has a thread ask what the kernel does not tell otherwise.
+fn ask_thread(remote: &mut Remote, space: &Space, scratch: Scratch) -> io::Result<Facts> {
+    let ask = |option: i32| [option as u64, 0, 0, 0, 0, 0];
+    let clear_tid: [u8; 8] =
+        remote.call_out(space, scratch, libc::SYS_prctl, ask(PR_GET_TID_ADDRESS), 1)?;
+    let pdeath: [u8; 4] =
+        remote.call_out(space, scratch, libc::SYS_prctl, ask(libc::PR_GET_PDEATHSIG), 1)?;
+    Ok(Facts {
+        clear_tid: u64::from_le_bytes(clear_tid),
+        parent_death_signal: u32::from_le_bytes(pdeath),
+        securebits: remote.prctl(libc::PR_GET_SECUREBITS, [0; 4])? as u32,
+        stack: signals::dump_alternate_stack(remote, space, scratch)?,
+    })
 }
 
 impl Work<'_, '_> {
@@ -149,14 +173,20 @@ impl Work<'_, '_> {
 
     pub(crate) fn dump(&mut self, sink: &mut dyn ImageSink) -> Result<(), DumpError> {
         let pid = self.pid();
+        self.report.phases.lap("other");
         let areas = vmflags::areas(pid)?;
         let status = status::of(pid, pid)?;
         let stat = stat::of(pid, pid)?;
+        self.report.phases.lap("areas");
 
         let (asked, cores) = self.ask(&areas)?;
+        self.report.phases.lap("remote calls");
         self.write_cores(&stat, &asked, cores)?;
+        self.report.phases.lap("other");
         let mm = self.dump_mm(&areas, &stat, &asked)?;
+        self.report.phases.lap("page tables");
         self.dump_pages(&mm, sink)?;
+        self.report.phases.lap("pages");
         self.pending.one(Image::Mm, self.inside.of(pid) as u64, &mm)?;
         self.pending.one(Image::Ids, self.inside.of(pid) as u64, &self.ids)?;
 
@@ -169,7 +199,9 @@ impl Work<'_, '_> {
             root_id: self.files.link(pid, "root", libc::O_RDONLY as u32)?,
             umask: Some(status.umask),
         };
-        self.pending.one(Image::Fs, self.inside.of(pid) as u64, &fs)
+        self.pending.one(Image::Fs, self.inside.of(pid) as u64, &fs)?;
+        self.report.phases.lap("open files");
+        Ok(())
     }
 
     /// Runs the remote calls of all threads.
@@ -205,19 +237,46 @@ impl Work<'_, '_> {
     ) -> Result<(Asked, Vec<msg::CoreEntry>), DumpError> {
         let pid = self.pid();
         let kernel = self.kernel("remote calls failed");
+        let tids: Vec<i32> = self.task.threads.iter().map(|thread| thread.tid).collect();
+        let facts = KernelReader::prepared().and_then(|reader| reader.threads(pid, &tids));
+        let known = |tid: i32| facts.as_ref().and_then(|facts| facts.get(&tid)).copied();
         let mut leader = self.enter(space, pid, site.first)?;
         let asked = self.ask_process(&mut leader, space, site.scratch).map_err(&kernel)?;
-        let mut cores = vec![self.ask_thread(&mut leader, space, site.scratch)?];
+        let found = Found { regs: *leader.original(), mask: leader.mask() };
+        let of_leader = match known(pid) {
+            Some(facts) => facts,
+            None => ask_thread(&mut leader, space, site.scratch).map_err(&kernel)?,
+        };
+        let mut cores = vec![self.thread(pid, found, of_leader)?];
         self.held.extend(leader.take_held().into_iter().map(|s| (pid, pid, s)));
         leader.leave().map_err(&kernel)?;
-        for thread in &self.task.threads[1..] {
-            let tid = thread.tid;
+        for tid in tids.into_iter().skip(1) {
+            if let Some(facts) = known(tid) {
+                let found = self.look_at(space, tid).map_err(&kernel)?;
+                cores.push(self.thread(tid, found, facts)?);
+                continue;
+            }
             let mut remote = self.enter(space, tid, site.other)?;
-            cores.push(self.ask_thread(&mut remote, space, site.scratch)?);
+            let found = Found { regs: *remote.original(), mask: remote.mask() };
+            let facts = ask_thread(&mut remote, space, site.scratch).map_err(&kernel)?;
+            cores.push(self.thread(tid, found, facts)?);
             self.held.extend(remote.take_held().into_iter().map(|s| (pid, tid, s)));
             remote.leave().map_err(&kernel)?;
         }
         Ok((asked, cores))
+    }
+
+    /// Registers and signal mask of a thread that is made no remote calls.
+    fn look_at(&self, space: &Space, tid: i32) -> io::Result<Found> {
+        let found = ptrace::registers(tid)?;
+        let mut regs = found;
+        interrupted::undisturb(&mut regs);
+        if regs.rax != found.rax {
+            ptrace::set_registers(tid, &regs)?;
+        }
+        let mut regs = self.tracking.as_called(tid, &regs);
+        interrupted::abort_rseq(space, tid, &mut regs)?;
+        Ok(Found { regs, mask: ptrace::signal_mask(tid)? })
     }
 
     /// Prepares a thread for remote calls, or refuses where its seccomp filters would end it should
@@ -259,8 +318,12 @@ impl Work<'_, '_> {
         )?;
         let membarrier = leader
             .call_raw(libc::SYS_membarrier, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0])?;
+        let actions = match KernelReader::prepared() {
+            Some(reader) => reader.actions(self.pid())?,
+            None => signals::dump_actions(leader, space, scratch)?,
+        };
         Ok(Asked {
-            actions: signals::dump_actions(leader, space, scratch)?,
+            actions,
             timers: timers::dump(leader, space, scratch, &|host| self.inside.of(host))?,
             brk: leader.call(libc::SYS_brk, [0; 6])?,
             dumpable: leader.prctl(libc::PR_GET_DUMPABLE, [0; 4])? as i32,
@@ -298,18 +361,19 @@ impl Work<'_, '_> {
         Ok(heard)
     }
 
-    fn ask_thread(
+    /// The image of a thread.
+    fn thread(
         &mut self,
-        remote: &mut Remote,
-        space: &Space,
-        scratch: Scratch,
+        tid: i32,
+        found: Found,
+        facts: Facts,
     ) -> Result<msg::CoreEntry, DumpError> {
-        let kernel = self.kernel("remote calls of a thread failed");
-        let (pid, tid) = (self.pid(), remote.tid());
-        let mut regs = *remote.original();
+        let kernel = self.kernel("cannot read the state of a thread");
+        let pid = self.pid();
+        let mut regs = found.regs;
         let mut wait = None;
         if interrupted::resolve(&mut regs) == Resolution::Interrupted {
-            wait = self.waits.and_then(|waits| waits.remaining(tid, remote.original()));
+            wait = self.waits.and_then(|waits| waits.remaining(tid, &found.regs));
             self.report.interrupted_calls += usize::from(wait.is_none());
         }
         let xstate = ptrace::xstate(tid).map_err(&kernel)?;
@@ -317,27 +381,8 @@ impl Work<'_, '_> {
             .map_err(|what| self.refuse(what, "this processor feature is not carried"))?;
         let status = status::of(pid, tid)?;
         let stat = stat::of(pid, tid)?;
-        let clear_tid: [u8; 8] = remote
-            .call_out(
-                space,
-                scratch,
-                libc::SYS_prctl,
-                [PR_GET_TID_ADDRESS as u64, 0, 0, 0, 0, 0],
-                1,
-            )
-            .map_err(&kernel)?;
-        let pdeath: [u8; 4] = remote
-            .call_out(
-                space,
-                scratch,
-                libc::SYS_prctl,
-                [libc::PR_GET_PDEATHSIG as u64, 0, 0, 0, 0, 0],
-                1,
-            )
-            .map_err(&kernel)?;
         let (robust, robust_len) = process::robust_list(tid).map_err(&kernel)?;
         let rseq = ptrace::rseq(tid).map_err(&kernel)?;
-        let pdeath = u32::from_le_bytes(pdeath);
         let (mode, filter) = match status.seccomp {
             0 => (None, None),
             2 => {
@@ -351,7 +396,7 @@ impl Work<'_, '_> {
         Ok(msg::CoreEntry {
             mtype: msg::core_entry::March::X8664.into(),
             thread_info: Some(msg::ThreadInfoX86 {
-                clear_tid_addr: u64::from_le_bytes(clear_tid),
+                clear_tid_addr: facts.clear_tid,
                 gpregs: registers::dump_general(&regs),
                 fpregs,
                 tls: (12..15).map(empty_segment).collect(),
@@ -366,11 +411,11 @@ impl Work<'_, '_> {
                 timer_slack: scheduling.timer_slack,
                 memory_failure: scheduling.memory_failure,
                 sched_prio: (stat.rt_priority != 0).then_some(stat.rt_priority),
-                blk_sigset: Some(remote.mask()),
-                sas: Some(signals::dump_alternate_stack(remote, space, scratch).map_err(&kernel)?),
-                pdeath_sig: (pdeath != 0).then_some(pdeath),
+                blk_sigset: Some(found.mask),
+                sas: Some(facts.stack),
+                pdeath_sig: (facts.parent_death_signal != 0).then_some(facts.parent_death_signal),
                 signals_p: Some(signals::dump_pending(tid, false).map_err(&kernel)?),
-                creds: Some(credentials::dump(&status, remote).map_err(&kernel)?),
+                creds: Some(credentials::dump(&status, facts.securebits)),
                 seccomp_mode: mode,
                 seccomp_filter: filter,
                 comm: Some(status::comm(pid, tid)?),
@@ -459,8 +504,13 @@ impl Work<'_, '_> {
         }
         areas::join_vvar(&mut vmas);
         let kernel = self.kernel("cannot look for guard regions");
-        let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
-        let guards = memory::guards(&pagemap, &vmas).map_err(&kernel)?;
+        let guards = match self.tracking.look(pid, &vmas).map_err(&kernel)? {
+            Some(guards) => guards,
+            None => {
+                let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
+                memory::guards(&pagemap, &vmas).map_err(&kernel)?
+            }
+        };
         vmas.extend(guards);
         let auxv = proc::read(&format!("{pid}/auxv"))?;
         Ok(msg::MmEntry {
@@ -507,17 +557,18 @@ impl Work<'_, '_> {
         let pid = self.pid();
         let kernel = self.kernel("cannot copy its memory");
         let id = self.inside.of(pid) as u64;
-        if self.tracking.freeze(pid, id, mm).map_err(&kernel)? {
+        if self.tracking.freeze(pid, id).map_err(&kernel)? {
             return Ok(());
         }
         let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;
         let mem: File = process::open_proc(pid, "mem").map_err(&kernel)?;
         let (runs, scanned) = memory::find(&pagemap, &mm.vmas).map_err(&kernel)?;
-        let name = Image::Pages.file_name(u64::from(self.pages_id));
+        let pages_id = *self.next_pages;
+        *self.next_pages += 1;
+        let name = Image::Pages.file_name(u64::from(pages_id));
         let failed = |source| DumpError::Sink { name: name.clone(), source };
         sink.begin_pages(&name).map_err(failed)?;
-        let (map, written) =
-            memory::copy(pid, &mem, &runs, self.pages_id, sink).map_err(&kernel)?;
+        let (map, written) = memory::copy(pid, &mem, &runs, pages_id, sink).map_err(&kernel)?;
         sink.end_pages().map_err(failed)?;
         self.report.pages_scanned += scanned;
         self.report.pages_written += written;

@@ -5,6 +5,7 @@
 
 pub mod btf;
 pub mod fdinfo;
+pub mod kernel;
 pub mod limits;
 pub mod maps;
 pub mod stat;

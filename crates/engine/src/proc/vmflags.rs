@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use cryopod_sys::bpf::{Shown, TaskReader};
+use cryopod_sys::bpf::{Piece, Shown, TaskReader};
 
 use super::btf;
 use super::maps::{self, Area};
@@ -93,7 +93,8 @@ impl VmFlags {
         let (start, end, flags) = (at("vm_start")?, at("vm_end")?, at("vm_flags")?);
         let len = flags.max(end).checked_sub(start)? + 8;
         let iterator = btf.function("bpf_iter_task_vma")?;
-        let reader = TaskReader::load(Shown::Area, iterator, start, len).ok()?;
+        let piece = Piece { through: None, offset: start, len };
+        let reader = TaskReader::load(Shown::Area, iterator, &[piece]).ok()?;
         let within = |offset: u32| offset.checked_sub(start).map(|o| o as usize);
         let (end_at, flags_at) = (within(end)?, within(flags)?);
         let mut read = Self { reader, len: len as usize, end_at, flags_at, known: HashMap::new() };

@@ -12,8 +12,9 @@ use cryopod_images::pages::Pagemap;
 use super::load::bad;
 use crate::error::RestoreError;
 use crate::store::ImageSource;
-use crate::tracking::PARENT;
 
+/// Where the parent of an image set is.
+const PARENT: &str = "parent";
 /// Parents of parents, at most.
 const GENERATIONS: usize = 32;
 

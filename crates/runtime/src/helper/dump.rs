@@ -18,7 +18,7 @@ use cryopod_archive::{
     ArchiveWriter, BindMount, ConfigDump, Note, NoteKind, Packed, TreeError, WriteError, names,
     pack_tree, pack_upper, to_json,
 };
-use cryopod_engine::{DumpError, DumpOptions, DumpReport, ImageSink};
+use cryopod_engine::{DumpError, DumpOptions, DumpReport, Edit, ImageSink};
 use oci_spec::runtime::{Mount, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -206,8 +206,7 @@ impl Dumper<'_> {
             // until the archive is whole everything can still be undone.
             leave_running: !self.plan.stop || self.cgroup.can_hold(),
             cancel: self.cancel.clone(),
-            // Not before checkpointctl is known to read layered images.
-            track: false,
+            track: true,
         };
         let mut sink =
             Sink { writer, channel: self.channel, cancel: self.cancel.clone(), stats: None };
@@ -240,7 +239,7 @@ impl Dumper<'_> {
             frozen_micros: micros(report.freeze),
             total_micros: micros(begun.elapsed()),
             tasks: report.tasks as u64,
-            pages: report.pages_written + report.pages_base,
+            pages: report.pages_written,
             stopped: self.plan.stop,
             notes,
         })
@@ -606,6 +605,20 @@ impl ImageSink for Sink<'_> {
     fn end_pages(&mut self) -> io::Result<()> {
         self.writer.end().map(drop).map_err(io::Error::other)
     }
+
+    fn revise_pages(
+        &mut self,
+        name: &str,
+        edits: &[Edit],
+        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.look();
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(io::Error::other("cancelled"));
+        }
+        let name = format!("{}/{name}", names::IMAGES);
+        self.writer.revise(&name, edits, content).map_err(io::Error::other)
+    }
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -634,18 +647,21 @@ fn notes(report: &DumpReport, instant: &Taken) -> Vec<String> {
 
 fn dump_log(report: &DumpReport, notes: &[String]) -> String {
     let mut text = format!(
-        "cryopod {}\ntasks {}\nthreads {}\npages scanned {}\npages written {}\npages from before {}\n\
+        "cryopod {}\ntasks {}\nthreads {}\npages scanned {}\npages written {}\npages copied before the freeze {}\n\
          frozen {} us\nstopped before {} us\nmemory {}\n",
         env!("CARGO_PKG_VERSION"),
         report.tasks,
         report.threads,
         report.pages_scanned,
         report.pages_written,
-        report.pages_base,
+        report.pages_before,
         report.freeze.as_micros(),
         report.first_stop.as_micros(),
         report.memory_method,
     );
+    for (part, took) in report.phases.parts() {
+        text.push_str(&format!("frozen for {part} {} us\n", took.as_micros()));
+    }
     for note in notes {
         text.push_str("note: ");
         text.push_str(note);

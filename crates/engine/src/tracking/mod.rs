@@ -3,9 +3,11 @@
 //! Each process of the tree makes a userfaultfd in a first, short stop; from then on the engine works
 //! with its own copy of the descriptor (userfaultfd(2), asynchronous write protection of Linux 6.7).
 //! All private areas are registered; PAGEMAP_SCAN protects their pages and tells which were written
-//! since. The first copy of every page is the *base*: an image set of its own, which the last one
-//! refers to as its parent, as CRIU's incremental images do. What was written since goes to memory
-//! ([`Staging`]), round by round, the rest in the freeze.
+//! since. The first copy of every page goes straight to the image of pages. What was written since goes
+//! to memory ([`Staging`]), round by round, the rest in the freeze. When the program runs again, the
+//! image is changed where it has to be ([`layout`]): it becomes what it would be had all been copied in
+//! the freeze. (A second image set on top of the first, as CRIU's incremental images are, is not read
+//! by go-criu, and with it checkpointctl.)
 //!
 //! In the freeze each area is asked whether it is still registered as a whole. One that is not, since
 //! it is new, or was moved by mremap(2), or belongs to a process that was forked meanwhile, is copied
@@ -14,33 +16,36 @@
 //! Not for processes with files open for direct I/O: a device may write into their pages without the
 //! processor noticing.
 
+mod batch;
+mod changes;
+mod descriptor;
+mod layout;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use cryopod_images::pages::{PE_PARENT, PE_PRESENT, Pagemap};
+use cryopod_images::pages::{PE_PRESENT, Pagemap};
 use cryopod_images::{Image, msg, vma};
-use cryopod_sys::pagemap::{self, Query, Region};
+use cryopod_sys::pagemap::{self, Region};
 use cryopod_sys::ptrace::Registers;
 use cryopod_sys::{process, userfaultfd};
 
 use crate::areas::PAGE;
 use crate::error::DumpError;
-use crate::inject::guard::Guard;
-use crate::inject::site::Site;
-use crate::inject::{Remote, Space, finish_return, interrupted};
+use crate::inject::interrupted;
 use crate::memory;
-use crate::proc::maps::{self, Area};
+use crate::proc::maps::Area;
 use crate::proc::{fdinfo, stat, vmflags};
-use crate::seize::{Task, Tree};
+use crate::seize::Tree;
 use crate::spans::Spans;
 use crate::staging::Staging;
-use crate::store::ImageSink;
+use crate::store::{Edit, ImageSink};
 use crate::waits::{ERESTART_RESTARTBLOCK, Waits};
-
-/// Folder of the base within the images: stock criu looks for the parent of an image set there.
-pub const PARENT: &str = "parent";
+use batch::{Batch, read_what_is_there};
+use changes::Changes;
+use layout::{Copy, Frozen, Layout};
 
 /// Bytes of pages that are let go in one call: it holds the lock of the address space.
 const PART: u64 = 4 << 20;
@@ -63,21 +68,11 @@ struct Tracked {
     uffd: OwnedFd,
     /// Registered areas.
     areas: Vec<Area>,
-    pages_id: u32,
+    /// What was copied first, and into which image of pages.
     base: Pagemap,
-    /// Copies in the staging memory, in the order they were made: address, bytes, place.
-    staged: Vec<(u64, u64, usize)>,
-}
-
-/// What the freeze found out about one tracked process.
-#[derive(Debug)]
-struct Frozen {
-    /// Areas that were tracked all the time.
-    valid: Spans,
-    /// Pages in them that are not stored, or are no longer what was copied.
-    gone: Spans,
-    /// Pages whose copy made in the freeze counts.
-    last: Spans,
+    /// Copies in the staging memory, in the order they were made.
+    staged: Vec<Copy>,
+    let_go: bool,
 }
 
 /// All tracked processes, by pid.
@@ -85,7 +80,11 @@ struct Frozen {
 pub struct Tracking {
     tasks: HashMap<i32, Tracked>,
     frozen: Vec<(i32, u64, Frozen)>,
+    /// What the freeze found, until the pages are copied.
+    changes: HashMap<i32, Changes>,
     staging: Staging,
+    /// Images of pages written so far, by their numbers, and their sizes in bytes.
+    images: BTreeMap<u32, u64>,
     /// Why a process is not tracked, each reason once.
     reasons: Vec<String>,
     /// Pages of the last round.
@@ -94,13 +93,13 @@ pub struct Tracking {
     waiting: HashMap<i32, (u64, Vec<u8>)>,
 }
 
-/// What a tracked process came to, in pages.
+/// What the tracked processes came to, in pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Finished {
-    /// In the last image set.
+    /// In their images.
     pub written: u64,
-    /// In the base.
-    pub base: u64,
+    /// Of these, copied before the freeze.
+    pub before: u64,
 }
 
 /// Whether a process has a file open for direct I/O.
@@ -111,38 +110,6 @@ fn has_direct_files(pid: i32) -> bool {
         let flags = fd.ok().and_then(|fd| fdinfo::of(pid, fd).ok()).map(|info| info.flags);
         flags.is_some_and(|flags| flags & libc::O_DIRECT as u32 != 0)
     })
-}
-
-/// Has a stopped process make a userfaultfd, and takes it out of it.
-fn make(task: &Task, held: &mut Vec<(i32, i32, i32)>) -> io::Result<OwnedFd> {
-    let pid = task.pid;
-    let areas = maps::of(pid).map_err(io::Error::other)?;
-    let space = Space::open(pid, &areas)?;
-    let mut pointers = Vec::with_capacity(task.threads.len());
-    for thread in &task.threads {
-        finish_return(&space, thread.tid)?;
-        pointers.push(cryopod_sys::ptrace::registers(thread.tid)?.rsp);
-    }
-    let guard = Guard::read(pid, pid)?;
-    if !guard.permits(libc::SYS_rt_sigreturn, &[0; 6]) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a seccomp filter kills"));
-    }
-    let xstate = cryopod_sys::ptrace::xstate(pid)?.len();
-    let site = Site::take(&space, &areas, &pointers, xstate)?;
-    let made = space.prepare_closing().and_then(|()| {
-        let mut remote = Remote::enter(&space, pid, site.first, guard)?;
-        let flags = libc::O_CLOEXEC as u64 | userfaultfd::USER_MODE_ONLY;
-        let pidfd = process::pidfd_open(pid)?;
-        let made = remote.call_closing(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0], |fd| {
-            process::pidfd_getfd(pidfd.as_fd(), fd)
-        });
-        held.extend(remote.take_held().into_iter().map(|s| (pid, pid, s)));
-        remote.leave()?;
-        made
-    });
-    site.give_back(&space)?;
-    space.close()?;
-    made
 }
 
 fn is_private(area: &Area) -> bool {
@@ -174,7 +141,7 @@ impl Tracking {
                 this.reason("files open for direct I/O".into());
                 continue;
             }
-            match make(task, &mut tree.held) {
+            match descriptor::make(task, &mut tree.held) {
                 Ok(uffd) => made.push((at as u32 + 1, task.pid, uffd)),
                 Err(error) => this.reason(format!("no userfaultfd: {error}")),
             }
@@ -253,14 +220,16 @@ impl Tracking {
         check: &dyn Fn() -> Result<(), DumpError>,
     ) -> Result<(), DumpError> {
         let mut pids: Vec<i32> = self.tasks.keys().copied().collect();
-        pids.sort_unstable_by_key(|pid| self.tasks[pid].pages_id);
+        pids.sort_unstable_by_key(|pid| self.tasks[pid].base.pages_id);
         for pid in &pids {
             check()?;
             let Some(tracked) = self.tasks.get_mut(pid) else { continue };
-            let name = format!("{PARENT}/{}", Image::Pages.file_name(tracked.pages_id.into()));
+            let id = tracked.base.pages_id;
+            let name = Image::Pages.file_name(id.into());
             let failed = |source| DumpError::Sink { name: name.clone(), source };
             sink.begin_pages(&name).map_err(failed)?;
-            let copied = tracked.copy_base(*pid, sink, check);
+            let written = self.images.entry(id).or_default();
+            let copied = tracked.copy_base(*pid, sink, written, check);
             sink.end_pages().map_err(failed)?;
             match copied {
                 Ok(()) => {}
@@ -302,58 +271,86 @@ impl Tracking {
         self.staging.reserve(expected.max(ROOM));
     }
 
-    /// Copies what is left of a stopped process; false when it is not tracked and must be copied
-    /// otherwise. `id` is its pid inside.
+    /// Looks for what became of the memory of a stopped process, given its areas: the guard regions
+    /// in it, or `None` when it is not tracked and must be looked at, and copied, otherwise.
+    ///
+    /// # Errors
+    /// Those of PAGEMAP_SCAN.
+    pub fn look(
+        &mut self,
+        pid: i32,
+        vmas: &[msg::VmaEntry],
+    ) -> io::Result<Option<Vec<msg::VmaEntry>>> {
+        let Some(tracked) = self.tasks.get(&pid) else { return Ok(None) };
+        if stat::of(pid, pid).map_or(true, |s| s.start_time != tracked.start_time) {
+            self.tasks.remove(&pid);
+            return Ok(None);
+        }
+        if has_direct_files(pid) {
+            self.tasks.remove(&pid);
+            self.reason("files open for direct I/O".into());
+            return Ok(None);
+        }
+        let mut changes = Changes::find(&process::open_proc(pid, "pagemap")?, vmas)?;
+        let guards = std::mem::take(&mut changes.guards);
+        self.changes.insert(pid, changes);
+        Ok(Some(guards))
+    }
+
+    /// The number of the next image of pages that is free.
+    #[must_use]
+    pub fn next_image(&self) -> u32 {
+        self.images.last_key_value().map_or(1, |(id, _)| id + 1)
+    }
+
+    /// Copies what [`Self::look`] found; false when it was not tracked and must be copied otherwise.
+    /// `id` is its pid inside.
     ///
     /// # Errors
     /// Those of reading its memory.
-    pub fn freeze(&mut self, pid: i32, id: u64, mm: &msg::MmEntry) -> io::Result<bool> {
+    pub fn freeze(&mut self, pid: i32, id: u64) -> io::Result<bool> {
+        let Some(changes) = self.changes.remove(&pid) else { return Ok(false) };
         let Some(tracked) = self.tasks.get_mut(&pid) else { return Ok(false) };
-        if stat::of(pid, pid).map_or(true, |s| s.start_time != tracked.start_time)
-            || has_direct_files(pid)
-        {
-            self.tasks.remove(&pid);
-            return Ok(false);
-        }
-        let frozen = tracked.freeze(pid, mm, &mut self.staging)?;
+        let frozen = tracked.freeze(pid, changes, &mut self.staging)?;
         self.frozen.push((pid, id, frozen));
         Ok(true)
     }
 
-    /// Writes what is still in memory, and the base's own pagemaps; then ends all tracking. Called
-    /// when the tree runs again.
+    /// Ends all tracking and makes the images those of the freeze. Called when the tree runs again.
     ///
     /// # Errors
     /// The sink's.
     pub fn finish(mut self, sink: &mut dyn ImageSink) -> Result<Finished, DumpError> {
+        self.tasks.values_mut().for_each(Tracked::let_go);
         let mut finished = Finished::default();
-        for (pid, id, frozen) in std::mem::take(&mut self.frozen) {
+        // The last first: those before it do not move.
+        let mut frozen = std::mem::take(&mut self.frozen);
+        frozen.sort_by_key(|(pid, ..)| self.tasks.get(pid).map(|tracked| tracked.base.pages_id));
+        for (pid, id, frozen) in frozen.into_iter().rev() {
             let Some(tracked) = self.tasks.get(&pid) else { continue };
-            let (map, copies) = tracked.layout(&frozen)?;
-            let name = Image::Pages.file_name(tracked.pages_id.into());
+            let name = Image::Pages.file_name(tracked.base.pages_id.into());
             let failed = |source| DumpError::Sink { name: name.clone(), source };
-            sink.begin_pages(&name).map_err(failed)?;
-            for (mut at, len) in copies {
-                let end = at + len;
-                while at < end {
-                    let part = self.staging.get(at, end - at);
-                    sink.write_pages(part).map_err(failed)?;
-                    at += part.len();
-                }
-            }
-            sink.end_pages().map_err(failed)?;
-            let top = Image::Pagemap.file_name(id);
-            let put = |sink: &mut dyn ImageSink, name: String, map: &Pagemap| {
-                let bytes = map.write().map_err(io::Error::other);
-                bytes
-                    .and_then(|bytes| sink.put(&name, &bytes))
-                    .map_err(|source| DumpError::Sink { name, source })
-            };
-            put(sink, format!("{PARENT}/{top}"), &tracked.base)?;
-            put(sink, top, &map)?;
-            finished.written += map.pages_len() / PAGE;
-            let parent = map.runs().iter().filter(|run| run.in_parent());
-            finished.base += parent.map(|run| run.nr_pages).sum::<u64>();
+            let layout = Layout::new(&tracked.base, &tracked.staged, &frozen).map_err(failed)?;
+            let staging = &self.staging;
+            let mut fill =
+                |number: usize, done: u64, out: &mut [u8]| layout.fill(staging, number, done, out);
+            sink.revise_pages(&name, &layout.edits, &mut fill).map_err(failed)?;
+            self.images.remove(&tracked.base.pages_id);
+            let name = Image::Pagemap.file_name(id);
+            let bytes = layout.map.write().map_err(io::Error::other);
+            bytes
+                .and_then(|bytes| sink.put(&name, &bytes))
+                .map_err(|source| DumpError::Sink { name, source })?;
+            let pages = layout.map.pages_len() / PAGE;
+            finished.written += pages;
+            finished.before += pages - frozen.last.len() / PAGE;
+        }
+        // Of processes that have ended meanwhile, or could not be tracked to the end.
+        for (id, len) in std::mem::take(&mut self.images).into_iter().filter(|(_, len)| *len > 0) {
+            let name = Image::Pages.file_name(id.into());
+            let all = [Edit { at: 0, removed: len, added: 0 }];
+            sink.revise_pages(&name, &all, &mut |_, _, _| Ok(()))
+                .map_err(|source| DumpError::Sink { name, source })?;
         }
         Ok(finished)
     }
@@ -363,10 +360,7 @@ impl Tracking {
 /// address space locked.
 impl Drop for Tracked {
     fn drop(&mut self) {
-        for (start, end) in self.parts() {
-            // What is gone meanwhile is not there to be let go.
-            let _ = userfaultfd::unregister(self.uffd.as_fd(), start, end);
-        }
+        self.let_go();
     }
 }
 
@@ -385,9 +379,9 @@ impl Tracked {
             start_time,
             uffd,
             areas: Vec::new(),
-            pages_id,
             base: Pagemap::new(pages_id),
             staged: Vec::new(),
+            let_go: false,
         };
         let areas = vmflags::areas(pid).map_err(io::Error::other)?;
         for area in areas.into_iter().filter(is_private) {
@@ -397,6 +391,16 @@ impl Tracked {
             }
         }
         Ok(this)
+    }
+
+    /// Ends the tracking.
+    fn let_go(&mut self) {
+        if !std::mem::replace(&mut self.let_go, true) {
+            for (start, end) in self.parts() {
+                // What is gone meanwhile is not there to be let go.
+                let _ = userfaultfd::unregister(self.uffd.as_fd(), start, end);
+            }
+        }
     }
 
     /// The registered areas, cut where they hold many pages.
@@ -446,6 +450,7 @@ impl Tracked {
         &mut self,
         pid: i32,
         sink: &mut dyn ImageSink,
+        written: &mut u64,
         check: &dyn Fn() -> Result<(), DumpError>,
     ) -> Result<(), Trouble> {
         let runs = self.protect(pid, false).map_err(Trouble::Target)?;
@@ -464,11 +469,14 @@ impl Tracked {
                     check().map_err(Trouble::Stop)?;
                     let bytes = batch.read(pid, &mem, &mut buf);
                     sink.write_pages(bytes).map_err(Trouble::Sink)?;
+                    *written += bytes.len() as u64;
                 }
             }
         }
         let bytes = batch.read(pid, &mem, &mut buf);
-        sink.write_pages(bytes).map_err(Trouble::Sink)
+        sink.write_pages(bytes).map_err(Trouble::Sink)?;
+        *written += bytes.len() as u64;
+        Ok(())
     }
 
     fn copy_round(&mut self, pid: i32, staging: &mut Staging) -> io::Result<u64> {
@@ -509,144 +517,14 @@ impl Tracked {
         Ok(())
     }
 
-    fn freeze(&mut self, pid: i32, mm: &msg::MmEntry, staging: &mut Staging) -> io::Result<Frozen> {
-        let pagemap = process::open_proc(pid, "pagemap")?;
+    /// Copies what was written since the last round.
+    fn freeze(&mut self, pid: i32, changes: Changes, staging: &mut Staging) -> io::Result<Frozen> {
         let mem = process::open_proc(pid, "mem")?;
-        let (mut valid, mut gone) = (Vec::new(), Vec::new());
-        let mut last: Vec<Region> = Vec::new();
-        for area in mm.vmas.iter().filter(|a| vma::has_private_pages(a.status)) {
-            if area.status & vma::VDSO != 0 {
-                // The kernel's page: always stored, so that another kernel's is noticed.
-                last.push(Region { start: area.start, end: area.end, categories: 0 });
-                continue;
-            }
-            let range = (area.start, area.end);
-            let mut changed = Vec::new();
-            match memory::scan_range(&pagemap, range, CHANGED, &mut changed) {
-                Ok(()) => {
-                    valid.push(range);
-                    if changed.is_empty() {
-                        continue;
-                    }
-                    gone.extend(changed.iter().map(|run| (run.start, run.end)));
-                    let mut query = memory::query(area.status);
-                    query.mask |= pagemap::WRITTEN;
-                    memory::scan_range(&pagemap, range, query, &mut last)?;
-                }
-                // Not registered, or not as a whole.
-                Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-                    memory::scan_range(&pagemap, range, memory::query(area.status), &mut last)?;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        self.stage(pid, &mem, &last, staging, true)?;
-        let spans = |runs: Vec<(u64, u64)>| Spans::of(runs);
+        self.stage(pid, &mem, &changes.last, staging, true)?;
         Ok(Frozen {
-            valid: spans(valid),
-            gone: spans(gone),
-            last: spans(last.iter().map(|run| (run.start, run.end)).collect()),
+            valid: Spans::of(changes.valid),
+            gone: Spans::of(changes.gone),
+            last: Spans::of(changes.last.iter().map(|run| (run.start, run.end)).collect()),
         })
-    }
-
-    /// The last image set: its pagemap, and where the pages that are in it lie in the staging memory,
-    /// in order.
-    fn layout(&self, frozen: &Frozen) -> Result<(Pagemap, Vec<(usize, usize)>), DumpError> {
-        // Later copies of a page replace earlier ones.
-        let mut newest: BTreeMap<u64, usize> = BTreeMap::new();
-        for &(start, len, place) in &self.staged {
-            for page in (0..len).step_by(PAGE as usize) {
-                newest.insert(start + page, place + page as usize);
-            }
-        }
-        let kept = frozen.valid.without(&frozen.gone).without(&frozen.last);
-        let earlier = Spans::of(newest.keys().map(|page| (*page, page + PAGE)).collect());
-        let earlier = earlier.and(&kept);
-        let base = self.base.runs().iter().map(|run| (run.vaddr, run.end())).collect();
-        let parent = Spans::of(base).and(&kept).without(&earlier);
-        let present = Spans::of([earlier.ranges(), frozen.last.ranges()].concat());
-        let mut runs: Vec<(u64, u64, u32)> = Vec::new();
-        runs.extend(parent.ranges().iter().map(|(s, e)| (*s, *e, PE_PARENT)));
-        runs.extend(present.ranges().iter().map(|(s, e)| (*s, *e, PE_PRESENT)));
-        runs.sort_unstable();
-        let mut map = Pagemap::new(self.pages_id);
-        for (start, end, flags) in runs {
-            map.push(start, (end - start) / PAGE, flags).map_err(|source| DumpError::Sink {
-                name: Image::Pagemap.file_name(0),
-                source: io::Error::other(source),
-            })?;
-        }
-        let mut copies: Vec<(usize, usize)> = Vec::new();
-        for &(start, end) in present.ranges() {
-            for page in (start..end).step_by(PAGE as usize) {
-                let place = newest.get(&page).copied().ok_or_else(|| DumpError::Sink {
-                    name: Image::Pages.file_name(self.pages_id.into()),
-                    source: io::Error::other("a page was not copied"),
-                })?;
-                match copies.last_mut() {
-                    Some((at, len)) if *at + *len == place => *len += PAGE as usize,
-                    _ => copies.push((place, PAGE as usize)),
-                }
-            }
-        }
-        Ok((map, copies))
-    }
-}
-
-/// What is not protected any more: pages that were written, and places where no page is (what was
-/// there may have been in the base). Exactly these arguments take the kernel's fast path
-/// (fs/proc/task_mmu.c, pagemap_scan_pmd_entry).
-const CHANGED: Query = Query {
-    flags: CHECK_WPASYNC,
-    inverted: 0,
-    mask: pagemap::WRITTEN,
-    any_of: 0,
-    report: pagemap::WRITTEN,
-};
-
-/// Ranges that are read together.
-#[derive(Debug, Default)]
-struct Batch {
-    ranges: Vec<(u64, usize)>,
-    len: usize,
-}
-
-impl Batch {
-    /// Adds as much of a range as there is room for; how much.
-    fn add(&mut self, at: u64, end: u64, room: usize) -> u64 {
-        let len = ((end - at) as usize).min(room - self.len);
-        self.ranges.push((at, len));
-        self.len += len;
-        len as u64
-    }
-
-    fn is_full(&self, room: usize) -> bool {
-        // IOV_MAX of process_vm_readv(2).
-        self.len == room || self.ranges.len() == 1024
-    }
-
-    /// Reads all, and zeros for what is gone meanwhile.
-    fn read<'b>(&mut self, pid: i32, mem: &File, buf: &'b mut [u8]) -> &'b [u8] {
-        let bytes = &mut buf[..self.len];
-        if !bytes.is_empty() && memory::read(pid, mem, &self.ranges, bytes).is_err() {
-            let mut at = 0;
-            for &(start, len) in &self.ranges {
-                read_what_is_there(mem, start, &mut bytes[at..at + len]);
-                at += len;
-            }
-        }
-        let len = std::mem::take(&mut self.len);
-        self.ranges.clear();
-        &buf[..len]
-    }
-}
-
-/// Reads page by page, and zeros for pages that are not mapped.
-fn read_what_is_there(mem: &File, start: u64, buf: &mut [u8]) {
-    use std::os::unix::fs::FileExt as _;
-    for (page, at) in buf.chunks_mut(PAGE as usize).zip((start..).step_by(PAGE as usize)) {
-        if mem.read_exact_at(page, at).is_err() {
-            page.fill(0);
-        }
     }
 }
