@@ -18,7 +18,7 @@ mod tree;
 mod writer;
 
 pub use blake3::Hash;
-pub use cryopod_sys::revise::Edit;
+pub use cryopod_sys::revise::{Content, Edit};
 pub use digests::{CHUNK, DIGESTS_NAME, TableError};
 pub use listing::{Listed, list_dir};
 pub use metadata::{

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use blake3::Hash;
-use cryopod_sys::revise::{self, Edit};
+use cryopod_sys::revise::{self, Content, Edit};
 
 use crate::digests::CHUNK;
 use crate::tar::BLOCK;
@@ -34,8 +34,7 @@ impl Placed {
 
 impl ArchiveWriter {
     /// Changes an entry that began aligned and has ended. The places are those in its data; everything
-    /// is a multiple of [`DATA_ALIGN`] bytes. `content` is called for each place with its number, the
-    /// distance from its beginning, and the bytes to be filled in.
+    /// is a multiple of [`DATA_ALIGN`] bytes.
     ///
     /// # Errors
     /// When another entry is open, there is no such entry, the places make no sense, or the file cannot
@@ -44,7 +43,7 @@ impl ArchiveWriter {
         &mut self,
         name: &str,
         edits: &[Edit],
-        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+        content: &mut Content<'_>,
     ) -> Result<(), WriteError> {
         let order = |what| WriteError::Order { name: name.to_owned(), what };
         if self.is_open() {
@@ -55,9 +54,10 @@ impl ArchiveWriter {
         let Some(index) = found else { return Err(order("is no entry that can be changed")) };
         let (row, data_at) = (self.placed[index].row, self.placed[index].data_at());
         let size = rows[row].size;
-        let aligned = |edit: &Edit| (edit.at | edit.removed | edit.added) % DATA_ALIGN == 0;
+        let aligned =
+            |edit: &Edit| (edit.at | edit.removed | edit.added).is_multiple_of(DATA_ALIGN);
         let inside = |edit: &Edit| edit.at.checked_add(edit.removed).is_some_and(|end| end <= size);
-        if size % DATA_ALIGN != 0 || !edits.iter().all(|e| aligned(e) && inside(e)) {
+        if !size.is_multiple_of(DATA_ALIGN) || !edits.iter().all(|e| aligned(e) && inside(e)) {
             return Err(order("cannot be changed at such places"));
         }
         if edits.is_empty() {

@@ -322,7 +322,7 @@ impl ArchiveWriter {
             self.buffer[at..at + waiting.len()].copy_from_slice(waiting);
         }
         self.pad(open.size)?;
-        if (open.block_at + BLOCK) % DATA_ALIGN == 0 {
+        if (open.block_at + BLOCK).is_multiple_of(DATA_ALIGN) {
             let (row, head) = (self.table.rows.len(), open.head.clone());
             self.placed.push(Placed { row, block_at: open.block_at, head });
         }
@@ -383,10 +383,7 @@ impl ArchiveWriter {
         if let Some(open) = &self.open {
             return Err(WriteError::Order { name: open.name.clone(), what: "has not ended" });
         }
-        let (size, id) = match self.sealed {
-            Some(sealed) => sealed,
-            None => self.seal()?,
-        };
+        let (size, id) = self.sealed()?;
         let io = |action, errno: Errno| WriteError::Io {
             path: path.clone(),
             action,
@@ -414,7 +411,22 @@ impl ArchiveWriter {
         Ok(Finished { path, size, id })
     }
 
-    fn seal(&mut self) -> Result<(u64, Hash), WriteError> {
+    /// Ends the archive before it gets its name by [`Self::finish`]: the answer is its file, to be read.
+    ///
+    /// # Errors
+    /// When an entry is open or the file cannot be written.
+    pub fn seal(&mut self) -> Result<File, WriteError> {
+        if let Some(open) = &self.open {
+            return Err(WriteError::Order { name: open.name.clone(), what: "has not ended" });
+        }
+        self.sealed()?;
+        self.file.try_clone().map_err(|e| self.io("keep", e))
+    }
+
+    fn sealed(&mut self) -> Result<(u64, Hash), WriteError> {
+        if let Some(sealed) = self.sealed {
+            return Ok(sealed);
+        }
         let (bytes, id) = self.table.encode();
         let size = bytes.len() as u64;
         let header = Header::plain(DIGESTS_NAME, Kind::File, 0o600, size, self.table.time);

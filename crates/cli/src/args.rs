@@ -519,6 +519,9 @@ pub(crate) struct CheckpointArgs {
     /// Put the container's image into the archive
     #[arg(long)]
     pub(crate) with_image: bool,
+    /// Look at all memory in the freeze, which makes it longer by far, and compare it with the archive
+    #[arg(long)]
+    pub(crate) self_check: bool,
     /// Path of the archive; in the node's folder of checkpoints unless given
     #[arg(long, short, value_name = "PATH")]
     pub(crate) archive: Option<PathBuf>,

@@ -45,6 +45,10 @@ pub const STOP_KEY: &str = "cryopod-stop";
 /// Metadata key of a CheckpointContainer call to `cryopod serve`: `true` embeds the image.
 pub const WITH_IMAGE_KEY: &str = "cryopod-with-image";
 
+/// Metadata key of a CheckpointContainer call to `cryopod serve`: `true` looks at all memory in the
+/// freeze and compares it with the archive.
+pub const SELF_CHECK_KEY: &str = "cryopod-self-check";
+
 /// Metadata key of the answer of `cryopod serve` to a CheckpointContainer call: what was done, as
 /// JSON.
 pub const REPORT_KEY: &str = "cryopod-report-bin";
@@ -60,6 +64,8 @@ pub struct CheckpointOptions {
     pub stop: bool,
     /// Put the container's image into the archive.
     pub with_image: bool,
+    /// Compare the archive with all memory as it was in the freeze, which takes longer for it.
+    pub self_check: bool,
 }
 
 /// What goes along with a call beside its message, as keys and values: asked for at each call.
@@ -223,7 +229,10 @@ impl Client {
                 r.metadata_mut().insert(STOP_KEY, on.clone());
             }
             if options.with_image {
-                r.metadata_mut().insert(WITH_IMAGE_KEY, on);
+                r.metadata_mut().insert(WITH_IMAGE_KEY, on.clone());
+            }
+            if options.self_check {
+                r.metadata_mut().insert(SELF_CHECK_KEY, on);
             }
             client.checkpoint_container(r).await.map(|answer| {
                 let report = answer.metadata().get_bin(REPORT_KEY);

@@ -28,8 +28,10 @@ pub mod store;
 pub mod timers;
 pub mod tracking;
 pub mod waits;
+pub mod witness;
 
-pub use dump::{DumpOptions, DumpReport, Phases, dump};
+pub use dump::{DumpOptions, DumpReport, Moments, Phases, dump};
 pub use error::{DumpError, Refusal, RestoreError};
 pub use restore::{RestoreOptions, RestoreRoot, Restored, restore};
-pub use store::{DirectorySink, DirectorySource, Edit, ImageSink, ImageSource, Pages};
+pub use store::{Content, DirectorySink, DirectorySource, Edit, ImageSink, ImageSource, Pages};
+pub use witness::{Witness, WitnessError};

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::store::{Edit, ImageSink};
+use crate::store::{Content, Edit, ImageSink};
 
 /// Bytes of one piece of the memory.
 const PIECE: usize = 1 << 20;
@@ -184,12 +184,7 @@ impl ImageSink for Holding<'_> {
         if self.held.passing { self.sink.end_pages() } else { Ok(()) }
     }
 
-    fn revise_pages(
-        &mut self,
-        name: &str,
-        _: &[Edit],
-        _: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn revise_pages(&mut self, name: &str, _: &[Edit], _: &mut Content<'_>) -> io::Result<()> {
         // What is kept back has not ended.
         Err(io::Error::other(format!("{name} cannot be changed yet")))
     }
@@ -215,12 +210,7 @@ mod tests {
             open.ok_or_else(|| io::Error::other("none open"))?.1.extend(bytes);
             Ok(())
         }
-        fn revise_pages(
-            &mut self,
-            _: &str,
-            _: &[Edit],
-            _: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
-        ) -> io::Result<()> {
+        fn revise_pages(&mut self, _: &str, _: &[Edit], _: &mut Content<'_>) -> io::Result<()> {
             Err(io::Error::other("nothing is to be changed here"))
         }
         fn end_pages(&mut self) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryopod_sys::revise;
-pub use cryopod_sys::revise::Edit;
+pub use cryopod_sys::revise::{Content, Edit};
 
 /// Takes the images of a dump, each written once.
 pub trait ImageSink {
@@ -36,8 +36,7 @@ pub trait ImageSink {
     fn end_pages(&mut self) -> io::Result<()>;
 
     /// Changes an image of pages that has ended: what was written to since is replaced, what is new is
-    /// put in, what is gone is taken out, all in whole pages. `content` is called for each place with
-    /// its number, the distance from its beginning, and the bytes to be filled in.
+    /// put in, what is gone is taken out, all in whole pages.
     ///
     /// # Errors
     /// Whatever the destination reports; the images are of no use then.
@@ -45,7 +44,7 @@ pub trait ImageSink {
         &mut self,
         name: &str,
         edits: &[Edit],
-        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+        content: &mut Content<'_>,
     ) -> io::Result<()>;
 }
 
@@ -128,7 +127,7 @@ impl ImageSink for DirectorySink {
         &mut self,
         name: &str,
         edits: &[Edit],
-        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+        content: &mut Content<'_>,
     ) -> io::Result<()> {
         let file = OpenOptions::new().read(true).write(true).open(self.dir.join(name))?;
         revise::revise(&file, edits, content)

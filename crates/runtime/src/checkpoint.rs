@@ -40,6 +40,8 @@ pub struct CheckpointOptions {
     pub stop: bool,
     /// Put the base image into the archive, so that it alone can be restored elsewhere.
     pub with_image: bool,
+    /// Compare the archive with all memory as it was in the freeze, before it gets its name.
+    pub self_check: bool,
     /// Longest time for the whole; `None`: no limit.
     pub timeout: Option<Duration>,
     /// Ends the operation early when set.

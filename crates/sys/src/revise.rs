@@ -30,6 +30,10 @@ pub struct Edit {
     pub added: u64,
 }
 
+/// Fills in the bytes that come: called with the number of the edit, the distance from the beginning of
+/// what it adds, and where to put them.
+pub type Content<'a> = dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()> + 'a;
+
 /// Bytes that stay together: where they are, where they are to be, how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kept {
@@ -38,19 +42,14 @@ struct Kept {
     len: u64,
 }
 
-/// Changes `file` at all places, which ascend and do not overlap. `content` is called for each with
-/// its number, the distance from its beginning, and the bytes to be filled in.
+/// Changes `file` at all places, which ascend and do not overlap.
 ///
 /// When it fails, what the file holds is not defined.
 ///
 /// # Errors
 /// Those of reading and writing the file and of `content`; EINVAL for places that are not in order or
 /// beyond the end.
-pub fn revise(
-    file: &File,
-    edits: &[Edit],
-    content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
-) -> io::Result<()> {
+pub fn revise(file: &File, edits: &[Edit], content: &mut Content<'_>) -> io::Result<()> {
     let end = file.metadata()?.len();
     let kept = kept(edits, end).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     if kept.iter().any(|part| part.from != part.to) && !by_tables(file, edits, end)? {

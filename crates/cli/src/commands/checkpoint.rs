@@ -41,7 +41,11 @@ pub(super) async fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
             location.to_str().context("the archive's path is not UTF-8")?,
             args.timeout.unwrap_or(0).into(),
             args.timeout.map(|seconds| Duration::from_secs(seconds.into()) + MARGIN),
-            CheckpointOptions { stop: args.stop, with_image: args.with_image },
+            CheckpointOptions {
+                stop: args.stop,
+                with_image: args.with_image,
+                self_check: args.self_check,
+            },
         )
         .await
         .with_context(|| format!("take a checkpoint of {}", one.path()))?;
@@ -60,10 +64,10 @@ pub(super) async fn run(args: &CheckpointArgs) -> anyhow::Result<()> {
 
 /// Lets a node far away take it, by the kubelet's own request.
 async fn far_away(remote: &Remote, args: &CheckpointArgs) -> anyhow::Result<()> {
-    if args.stop || args.with_image || args.archive.is_some() {
+    if args.stop || args.with_image || args.self_check || args.archive.is_some() {
         let reason =
-            "the kubelet's API has no --stop, --with-image or --archive: they work on the \
-                      node itself, without --server"
+            "the kubelet's API has no --stop, --with-image, --self-check or --archive: they \
+                      work on the node itself, without --server"
                 .to_owned();
         return Err(Refused { reason }.into());
     }

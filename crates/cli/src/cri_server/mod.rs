@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cryopod_cri::client::{REPORT_KEY, STOP_KEY, WITH_IMAGE_KEY};
+use cryopod_cri::client::{REPORT_KEY, SELF_CHECK_KEY, STOP_KEY, WITH_IMAGE_KEY};
 use cryopod_cri::v1::image_service_server::ImageService;
 use cryopod_cri::v1::runtime_service_server::RuntimeService;
 use cryopod_cri::{MAX_MESSAGE, v1};
@@ -417,6 +417,7 @@ impl RuntimeService for Service {
         let options = CheckpointOptions {
             stop: wants(request.metadata(), STOP_KEY)?,
             with_image: wants(request.metadata(), WITH_IMAGE_KEY)?,
+            self_check: wants(request.metadata(), SELF_CHECK_KEY)?,
             timeout: seconds("timeout", request.get_ref().timeout)?,
             cancel: cancel.clone(),
         };

@@ -47,12 +47,13 @@ impl RuntimeService for Fake {
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
         let key = |name| request.metadata().get(name).map(|v| v.to_str().unwrap().to_owned());
         Err(Status::unknown(format!(
-            "{} 100% {} {} {:?} {:?}",
+            "{} 100% {} {} {:?} {:?} {:?}",
             request.get_ref().container_id,
             request.get_ref().location,
             request.get_ref().timeout,
             key("cryopod-stop"),
             key("cryopod-with-image"),
+            key("cryopod-self-check"),
         )))
     }
 }
@@ -80,7 +81,7 @@ async fn calls_go_through_and_errors_keep_code_and_text() {
         assert_eq!(err.code(), Code::Unknown);
         assert_eq!(
             err.to_string(),
-            "rpc error: code = Unknown desc = c1 100% /a.tar 120 None None"
+            "rpc error: code = Unknown desc = c1 100% /a.tar 120 None None None"
         );
     })
     .await;
@@ -89,9 +90,9 @@ async fn calls_go_through_and_errors_keep_code_and_text() {
 #[tokio::test]
 async fn checkpoint_options_travel_beside_the_message() {
     with_fake(async |client, _| {
-        let options = CheckpointOptions { stop: true, with_image: true };
+        let options = CheckpointOptions { stop: true, with_image: true, self_check: true };
         let err = client.checkpoint_container_with("c", "/a", 0, None, options).await.unwrap_err();
-        assert!(err.to_string().ends_with(r#"Some("true") Some("true")"#), "{err}");
+        assert!(err.to_string().ends_with(r#"Some("true") Some("true") Some("true")"#), "{err}");
     })
     .await;
 }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cryopod_images::{Image, Writer, msg};
+use cryopod_sys::sched::Urgent;
 use prost::Message;
 
 use crate::error::DumpError;
@@ -28,6 +29,7 @@ use crate::staging::Held;
 use crate::store::ImageSink;
 use crate::tracking::Tracking;
 use crate::waits::Waits;
+use crate::witness::Witness;
 pub use phases::Phases;
 
 /// What to dump, and how.
@@ -47,10 +49,59 @@ pub struct DumpOptions {
     pub cancel: Arc<AtomicBool>,
     /// Copy memory while the tree runs, and in the freeze only what was written since.
     pub track: bool,
+    /// Look at all memory in the freeze, which takes as long as copying it, to compare it with the
+    /// images later ([`DumpReport::witness`]).
+    pub self_check: bool,
+}
+
+/// What the caller does at certain moments of a dump. A closure is called in the freeze only.
+pub trait Moments {
+    /// The tree is about to be stopped, which happens more than once.
+    ///
+    /// # Errors
+    /// Whatever prevents it; the dump is given up then.
+    fn before_stop(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// The tree runs again, or an attempt to stop it has failed.
+    fn after_stop(&mut self) {}
+
+    /// The tree stands still, for what must be of the same instant as the memory (the root
+    /// filesystem's changes). Called once.
+    ///
+    /// # Errors
+    /// Whatever fails; the dump fails with it.
+    fn while_frozen(&mut self) -> std::io::Result<()>;
+}
+
+impl<F: FnMut() -> std::io::Result<()>> Moments for F {
+    fn while_frozen(&mut self) -> std::io::Result<()> {
+        self()
+    }
+}
+
+/// Calls [`Moments::after_stop`] when it is dropped.
+struct Stop<'m> {
+    moments: &'m mut dyn Moments,
+}
+
+impl<'m> Stop<'m> {
+    fn begin(moments: &'m mut dyn Moments) -> Result<Self, DumpError> {
+        let this = Self { moments };
+        this.moments.before_stop().map_err(DumpError::WhileFrozen)?;
+        Ok(this)
+    }
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.moments.after_stop();
+    }
 }
 
 /// What was done.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct DumpReport {
     /// How long the tree stood still, from the first stop to the last release.
     pub freeze: Duration,
@@ -72,6 +123,8 @@ pub struct DumpReport {
     pub first_stop: Duration,
     /// How memory was copied, and why.
     pub memory_method: String,
+    /// What the memory was in the freeze, if that was asked for.
+    pub witness: Option<Witness>,
     /// What the time of the freeze was spent on.
     pub phases: Phases,
 }
@@ -214,15 +267,14 @@ fn check(cancel: &AtomicBool) -> Result<(), DumpError> {
     if cancel.load(Ordering::Relaxed) { Err(DumpError::Cancelled) } else { Ok(()) }
 }
 
-/// Dumps the tree into `sink`. `while_frozen` is called once inside the freeze for what must be of
-/// the same instant (the root filesystem's changes).
+/// Dumps the tree into `sink`.
 ///
 /// # Errors
 /// See [`DumpError`]; on every path the tree runs on as before.
 pub fn dump(
     options: &DumpOptions,
     sink: &mut dyn ImageSink,
-    while_frozen: &mut dyn FnMut() -> std::io::Result<()>,
+    moments: &mut dyn Moments,
 ) -> Result<DumpReport, DumpError> {
     check(&options.cancel)?;
     survey::survey(options.pid)?;
@@ -235,11 +287,16 @@ pub fn dump(
     let mut tracking = Tracking::default();
     let mut first_stop = Duration::ZERO;
     if options.track {
-        (tracking, first_stop) = Tracking::begin(seize(options)?);
-        tracking.copy(sink, &|| check(&options.cancel))?;
+        let _stop = Stop::begin(moments)?;
+        let urgent = Urgent::begin();
+        (tracking, first_stop) = Tracking::begin(seize(options)?, urgent);
     }
+    tracking.copy(sink, &|| check(&options.cancel))?;
     let mut held = Held::new(budget());
     tracking.make_room();
+    let stop = Stop::begin(moments)?;
+    // Whatever else this machine does, it is not to do it while the tree stands still.
+    let urgent = Urgent::begin();
     let begin = Instant::now();
     let mut tree = seize(options)?;
     let seized = begin.elapsed();
@@ -247,6 +304,7 @@ pub fn dump(
         tasks: tree.tasks.len(),
         threads: tree.tasks.iter().map(|t| t.threads.len()).sum(),
         first_stop,
+        witness: options.self_check.then(Witness::default),
         phases: Phases::since(begin),
         ..DumpReport::default()
     };
@@ -296,7 +354,7 @@ pub fn dump(
         };
         work.dump(&mut held.over(sink))?;
     }
-    while_frozen().map_err(DumpError::WhileFrozen)?;
+    stop.moments.while_frozen().map_err(DumpError::WhileFrozen)?;
     report.phases.lap("file systems and log");
     // Queues may hold files that nobody has a descriptor of: before the pipes are settled.
     crate::files::unix::finish(&mut files, &diag, &options.external_pipes)?;
@@ -340,6 +398,8 @@ pub fn dump(
         None => since.elapsed(),
     };
 
+    drop(urgent);
+    drop(stop);
     report.phases.lap("letting go");
     report.memory_method = method(&tasks, &tracking, options);
     let copied = tracking.finish(sink)?;

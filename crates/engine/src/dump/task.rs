@@ -185,6 +185,11 @@ impl Work<'_, '_> {
         self.report.phases.lap("other");
         let mm = self.dump_mm(&areas, &stat, &asked)?;
         self.report.phases.lap("page tables");
+        let kernel = self.kernel("cannot look at its memory");
+        if let Some(witness) = &mut self.report.witness {
+            witness.look(pid, self.inside.of(pid) as u64, &mm.vmas).map_err(&kernel)?;
+            self.report.phases.lap("self-check");
+        }
         self.dump_pages(&mm, sink)?;
         self.report.phases.lap("pages");
         self.pending.one(Image::Mm, self.inside.of(pid) as u64, &mm)?;

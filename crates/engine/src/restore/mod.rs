@@ -34,6 +34,7 @@ use crate::proc::tasks;
 use crate::segments;
 use crate::store::ImageSource;
 use load::Images;
+pub(crate) use memory::Memory;
 
 /// The process that becomes the tree's first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

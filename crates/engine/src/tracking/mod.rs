@@ -30,6 +30,7 @@ use cryopod_images::pages::{PE_PRESENT, Pagemap};
 use cryopod_images::{Image, msg, vma};
 use cryopod_sys::pagemap::{self, Region};
 use cryopod_sys::ptrace::Registers;
+use cryopod_sys::sched::Urgent;
 use cryopod_sys::{process, userfaultfd};
 
 use crate::areas::PAGE;
@@ -127,11 +128,11 @@ fn status(area: &Area) -> u32 {
 
 impl Tracking {
     /// Begins to track a tree, which is stopped for it and runs on: gives what was begun and how long
-    /// the tree stood still.
+    /// the tree stood still. `urgent` ends with the stop.
     ///
     /// # Errors
     /// Those of stopping the tree. A process that cannot be tracked is none.
-    pub fn begin(tree: Tree) -> (Self, std::time::Duration) {
+    pub fn begin(tree: Tree, urgent: Urgent) -> (Self, std::time::Duration) {
         let mut this = Self::default();
         let mut tree = tree;
         let tasks = tree.tasks.clone();
@@ -159,6 +160,7 @@ impl Tracking {
             }
         }
         let stood = tree.thaw();
+        drop(urgent);
         for (pages_id, pid, uffd) in made {
             match Tracked::register(pid, pages_id, uffd) {
                 Ok(tracked) => drop(this.tasks.insert(pid, tracked)),

@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cryopod_archive::{
-    ArchiveWriter, BindMount, ConfigDump, Note, NoteKind, Packed, TreeError, WriteError, names,
-    pack_tree, pack_upper, to_json,
+    Archive, ArchiveWriter, BindMount, ConfigDump, Note, NoteKind, Packed, ReadError, TreeError,
+    WriteError, names, pack_tree, pack_upper, to_json,
 };
-use cryopod_engine::{DumpError, DumpOptions, DumpReport, Edit, ImageSink};
+use cryopod_engine::{
+    Content, DumpError, DumpOptions, DumpReport, Edit, ImageSink, Moments, WitnessError,
+};
 use oci_spec::runtime::{Mount, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -53,6 +55,8 @@ pub(crate) struct DumpPlan {
     pub(crate) descriptors: [String; 3],
     pub(crate) stop: bool,
     pub(crate) with_image: bool,
+    #[serde(default)]
+    pub(crate) self_check: bool,
 }
 
 /// What the shim answers to [`Event::Drain`]; the log is beside it, if there is one.
@@ -90,6 +94,10 @@ pub(crate) enum CheckpointError {
     Image { id: String, reason: String },
     #[error(transparent)]
     Surroundings(#[from] SurroundingsError),
+    #[error("what was written cannot be read back")]
+    Read(#[from] ReadError),
+    #[error("the archive is not what the memory was, which is a fault of cryopod")]
+    Witness(#[from] WitnessError),
     #[error("the checkpoint was cancelled")]
     Cancelled,
 }
@@ -207,19 +215,14 @@ impl Dumper<'_> {
             leave_running: !self.plan.stop || self.cgroup.can_hold(),
             cancel: self.cancel.clone(),
             track: true,
+            self_check: self.plan.self_check,
         };
         let mut sink =
             Sink { writer, channel: self.channel, cancel: self.cancel.clone(), stats: None };
-        let mut instant = None;
-        let mut frozen = || -> io::Result<()> {
-            instant = Some(self.while_frozen().map_err(io::Error::other)?);
-            Ok(())
-        };
-        let dumped = cryopod_engine::dump(&options, &mut sink, &mut frozen);
-        // Told even after a failure: the container runs in any case.
-        let _ = self.channel.send(&Event::Thawed, &[]);
+        let mut around = Around { dumper: self, instant: None };
+        let dumped = cryopod_engine::dump(&options, &mut sink, &mut around);
         let report = dumped.map_err(CheckpointError::Engine)?;
-        let Some(instant) = instant else { return Err(CheckpointError::Cancelled) };
+        let Some(instant) = around.instant else { return Err(CheckpointError::Cancelled) };
         let Sink { mut writer, stats, .. } = sink;
         if let Some(stats) = stats {
             writer.put(names::STATS, &stats, 0o600)?;
@@ -228,6 +231,10 @@ impl Dumper<'_> {
         self.put_rest(&mut writer, instant, &report, &notes)?;
         if cancelled(self.channel) {
             return Err(CheckpointError::Cancelled);
+        }
+        if let Some(witness) = &report.witness {
+            let archive = Archive::from_file(writer.seal()?, &self.plan.location)?;
+            witness.compare(&super::restore::Source { archive: &archive })?;
         }
         let finished = writer.finish(name).map_err(|error| match error {
             WriteError::Exists { path } => CheckpointError::Exists { location: path },
@@ -364,6 +371,17 @@ impl Dumper<'_> {
         })
     }
 
+    /// Waits until nobody enters the container.
+    fn alone(&self) -> Result<()> {
+        let channel = || failed::<io::Error>("tell the shim about", "the stop");
+        self.channel.send(&Event::Stopping, &[]).map_err(channel())?;
+        match self.channel.receive::<Command>().map_err(channel())? {
+            Some((Command::Alone, _)) => Ok(()),
+            Some(_) => Err(CheckpointError::Cancelled),
+            None => Err(channel()(io::Error::new(io::ErrorKind::BrokenPipe, "the shim is gone"))),
+        }
+    }
+
     fn drain_log(&self) -> Result<(Drained, Option<OwnedFd>)> {
         let channel = || failed::<io::Error>("ask the shim about", "the log");
         self.channel.send(&Event::Drain, &[]).map_err(channel())?;
@@ -374,7 +392,7 @@ impl Dumper<'_> {
                     return Ok((drained, fds.into_iter().next()));
                 }
                 Some((Command::Cancel, _)) => return Err(CheckpointError::Cancelled),
-                Some((Command::Release, _)) => {}
+                Some((Command::Release | Command::Alone, _)) => {}
                 None => return Err(channel()(gone())),
             }
         }
@@ -547,6 +565,8 @@ fn describe(tree: &str, note: &Note) -> String {
 pub(crate) enum Command {
     /// The log is drained; it is beside this.
     Drained(Drained),
+    /// Nobody enters the container until it runs again.
+    Alone,
     /// Give up.
     Cancel,
     /// Let the restored tasks run.
@@ -559,6 +579,28 @@ fn cancelled(channel: &Channel) -> bool {
     let mut fds = [PollFd::new(channel, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(poll(&mut fds, Some(&now)), Ok(count) if count > 0)
+}
+
+/// What is done when the container is stopped.
+struct Around<'a> {
+    dumper: &'a Dumper<'a>,
+    instant: Option<Taken>,
+}
+
+impl Moments for Around<'_> {
+    fn before_stop(&mut self) -> io::Result<()> {
+        self.dumper.alone().map_err(io::Error::other)
+    }
+
+    fn after_stop(&mut self) {
+        // A shim that is gone lets nobody in.
+        let _ = self.dumper.channel.send(&Event::Thawed, &[]);
+    }
+
+    fn while_frozen(&mut self) -> io::Result<()> {
+        self.instant = Some(self.dumper.while_frozen().map_err(io::Error::other)?);
+        Ok(())
+    }
 }
 
 /// The archive as the engine sees it.
@@ -610,7 +652,7 @@ impl ImageSink for Sink<'_> {
         &mut self,
         name: &str,
         edits: &[Edit],
-        content: &mut dyn FnMut(usize, u64, &mut [u8]) -> io::Result<()>,
+        content: &mut Content<'_>,
     ) -> io::Result<()> {
         self.look();
         if self.cancel.load(Ordering::Relaxed) {
@@ -660,7 +702,7 @@ fn dump_log(report: &DumpReport, notes: &[String]) -> String {
         report.memory_method,
     );
     for (part, took) in report.phases.parts() {
-        text.push_str(&format!("frozen for {part} {} us\n", took.as_micros()));
+        text.push_str(&format!("in the freeze: {part} {} us\n", took.as_micros()));
     }
     for note in notes {
         text.push_str("note: ");

@@ -77,6 +77,9 @@ impl StdioShape {
 pub(crate) enum Event {
     /// The process exists, as a child of the shim; its pidfd is beside it.
     Made { pid: i32 },
+    /// The container is about to be stopped: let nobody in until it runs again, and say
+    /// [`Command::Alone`](dump::Command::Alone).
+    Stopping,
     /// All tasks of the container stand still: drain its log.
     Drain,
     /// They run again, or will never.

@@ -187,8 +187,8 @@ fn fill(archive: &Archive, pid: i32, tmpfs: &Tmpfs) -> Result<()> {
 }
 
 /// The archive as the engine sees it.
-struct Source<'a> {
-    archive: &'a Archive,
+pub(super) struct Source<'a> {
+    pub(super) archive: &'a Archive,
 }
 
 /// No image but those of pages is larger.

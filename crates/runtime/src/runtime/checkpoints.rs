@@ -39,6 +39,7 @@ impl Runtime {
             location: location.into(),
             stop: options.stop,
             with_image: options.with_image,
+            self_check: options.self_check,
             limit: options.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         };
         let dir = self.layout.shim_dir(&record.sandbox_id);

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use cryopod_sys::sched::Urgent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Shim;
@@ -73,6 +74,7 @@ pub(super) struct Wanted {
     pub(super) location: PathBuf,
     pub(super) stop: bool,
     pub(super) with_image: bool,
+    pub(super) self_check: bool,
     pub(super) limit: Option<Duration>,
 }
 
@@ -109,6 +111,7 @@ impl Shim {
                     descriptors: descriptors(&state, &logs.descriptors()),
                     stop: wanted.stop,
                     with_image: wanted.with_image,
+                    self_check: wanted.self_check,
                 },
                 (phase, ..) => return Err(container.wrong_state(phase, running)),
             }
@@ -143,8 +146,9 @@ impl Shim {
         // The helper refuses to replace a file: what is there afterwards is its own.
         let was_there = location.symlink_metadata().is_ok();
         let first = plan.pid;
-        // Commands that are entering are waited for; new ones wait until the thaw.
-        let mut gate = Some(container.gate.write());
+        // While it is stopped, commands that are entering are waited for, and new ones wait.
+        let mut gate = None;
+        let mut urgent = None;
         let (helper, channel) = self.start_helper(&Task::Dump(plan), &[])?;
         let mut given_up: Option<(GivenUp, Instant)> = None;
         let mut silent = false;
@@ -171,6 +175,15 @@ impl Shim {
                 continue;
             }
             match channel.receive::<Event>() {
+                Ok(Some((Event::Stopping, _))) => {
+                    // The one before goes first: it would be waited for by itself.
+                    drop(gate.take());
+                    gate = Some(container.gate.write());
+                    // The container stands still for what is done here.
+                    urgent = Some(Urgent::begin());
+                    // A helper that is gone is noticed below.
+                    let _ = channel.send(&Command::Alone, &[]);
+                }
                 Ok(Some((Event::Drain, _))) => {
                     if let Err(error) = answer_drain(container, &channel) {
                         super::door::complain(&error);
@@ -178,7 +191,8 @@ impl Shim {
                     }
                 }
                 Ok(Some((Event::Thawed, _))) => {
-                    gate.take();
+                    drop(gate.take());
+                    drop(urgent.take());
                 }
                 Ok(Some((Event::Checkpointed(report), _))) => break Ok(*report),
                 Ok(Some((Event::Failed(failure), _))) => break Err(failure.into()),

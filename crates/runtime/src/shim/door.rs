@@ -45,7 +45,16 @@ pub(crate) enum Request {
     /// Open its log anew.
     ReopenLog { id: String },
     /// Take a checkpoint, in at most this many milliseconds. It is given up when the client hangs up.
-    Checkpoint { id: String, location: PathBuf, stop: bool, with_image: bool, limit: Option<u64> },
+    Checkpoint {
+        id: String,
+        location: PathBuf,
+        stop: bool,
+        with_image: bool,
+        /// A `serve` before this one did not know it.
+        #[serde(default)]
+        self_check: bool,
+        limit: Option<u64>,
+    },
     /// Kill everything and end.
     Shutdown,
 }
@@ -248,9 +257,10 @@ fn handle(shim: &Arc<Shim>, request: Request, client: &UnixStream) -> Result<Ans
             }
             Response::Done
         }
-        Request::Checkpoint { id, location, stop, with_image, limit } => {
+        Request::Checkpoint { id, location, stop, with_image, self_check, limit } => {
             let container = shim.container(&id)?;
-            let wanted = Wanted { location, stop, with_image, limit: limit.map(millis) };
+            let limit = limit.map(millis);
+            let wanted = Wanted { location, stop, with_image, self_check, limit };
             Response::Checkpointed(Box::new(shim.checkpoint(&container, &wanted, client)?))
         }
         Request::Shutdown => {
