@@ -15,6 +15,7 @@ mod e2e;
 mod golang;
 mod judge;
 mod pipeline;
+mod processes;
 mod readers;
 mod redis;
 mod report;
@@ -79,7 +80,7 @@ enum Task {
         release: bool,
     },
     /// Measures how long a container stands still for a checkpoint, and what it costs, ours beside the peers'. Uses the
-    /// release build. Needs free memory of twice the largest size, and so much disk.
+    /// release build. Needs free memory of three times the largest size, and twice so much disk.
     Bench {
         /// Memory of the container, in MiB.
         #[arg(default_values_t = [16, 256, 1024, 4096])]
@@ -99,10 +100,19 @@ enum Task {
         /// No peers.
         #[arg(long, conflicts_with = "peers")]
         alone: bool,
-        /// After so many minutes every runtime has but one more run of each size.
+        /// Only these parts.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Time for all: each part has a share, and after it but one more run of each cell.
         #[arg(long, default_value_t = 60)]
         minutes: u64,
-        /// Writes docs/performance.md and docs/results.
+        /// Largest container of the part `growth`, in MiB.
+        #[arg(long, default_value_t = 8192)]
+        largest: u64,
+        /// Measures the debug build: to try the benchmark, not for figures.
+        #[arg(long)]
+        debug: bool,
+        /// Writes docs/performance.md, docs/plots and docs/results.
         #[arg(long)]
         write: bool,
         /// To be said about the session, such as what else ran.
@@ -156,7 +166,10 @@ fn run(task: Task) -> Result<ExitCode> {
             large_peer_runs,
             peers,
             alone,
+            only,
             minutes,
+            largest,
+            debug,
             write,
             remark,
         } => {
@@ -167,7 +180,10 @@ fn run(task: Task) -> Result<ExitCode> {
                 peer_runs,
                 large_peer_runs,
                 peers,
+                only,
                 minutes,
+                largest,
+                debug,
                 write,
                 remark,
             })?
