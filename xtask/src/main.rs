@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`, `schemathesis`.
+//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`, `soak`, `schemathesis`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on both")]
 
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ mod redis;
 mod report;
 mod schemathesis;
 mod sid;
+mod soak;
 mod stand;
 mod workers;
 
@@ -119,6 +120,36 @@ enum Task {
         #[arg(long)]
         remark: Option<String>,
     },
+    /// Checkpoints a program whose memory makes sense at a single instant only, restores each, and lets it check itself.
+    Soak {
+        /// Checkpoints, for each size of --mib.
+        #[arg(long, value_delimiter = ',', default_values_t = [300, 20])]
+        checkpoints: Vec<usize>,
+        /// Memory of the program in MiB; with --limit the container's limit.
+        #[arg(long, value_delimiter = ',', default_values_t = [256, 1024])]
+        mib: Vec<u64>,
+        /// At most so long.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// By the engine's example program, without containers.
+        #[arg(long)]
+        engine_only: bool,
+        /// Kills the helper that takes a checkpoint so often, at moments by chance, instead.
+        #[arg(long, default_value_t = 0, value_name = "N", conflicts_with_all = ["engine_only", "limit"])]
+        kills: usize,
+        /// Takes 20 checkpoints at 95 % of the memory limit, under writes, instead.
+        #[arg(long, conflicts_with = "engine_only")]
+        limit: bool,
+        /// What chance begins with.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Tries the release build of `cryopod`.
+        #[arg(long)]
+        release: bool,
+        /// Writes docs/results.
+        #[arg(long)]
+        write: bool,
+    },
     /// Runs the fuzzer schemathesis, which it installs from PyPI, against the HTTPS API and its OpenAPI document.
     Schemathesis {
         /// Examples for each operation.
@@ -186,6 +217,31 @@ fn run(task: Task) -> Result<ExitCode> {
                 debug,
                 write,
                 remark,
+            })?
+        }
+        Task::Soak {
+            checkpoints,
+            mib,
+            minutes,
+            engine_only,
+            kills,
+            limit,
+            seed,
+            release,
+            write,
+        } => {
+            // One count is for all sizes.
+            let last = checkpoints.last().copied().unwrap_or(1);
+            let counts = checkpoints.iter().copied().chain(std::iter::repeat(last));
+            soak::soak(&soak::Choice {
+                phases: mib.into_iter().zip(counts).collect(),
+                minutes,
+                engine_only,
+                kills,
+                limit,
+                seed,
+                release,
+                write,
             })?
         }
         Task::Schemathesis { examples, seed, venv, release } => {
