@@ -1,10 +1,9 @@
 //! What clients of a redis-server see: of a whole checkpoint, paced at half of what they reach unpaced, and unpaced; and of
 //! a restore, while the memory comes back.
 //!
-//! A request is served *in time* when its answer comes within 10 ms of the moment it was due: a program that waits longer
-//! for a store in memory is usually given up on (common client time-outs and budgets of a page's requests lie between 10 and
-//! 100 ms), while without a checkpoint all but a few in ten thousand come within 2 ms even on two busy processors. The share
-//! is of those that were due between the request for the checkpoint and its answer.
+//! A request is served *in time* when its answer comes within 10 ms of the moment it was due: above the freeze that is
+//! promised, below what a person or a page made of many requests would notice. The share is of those that were due between
+//! the request for the checkpoint and its answer; that of the time just before tells what the machine does by itself.
 
 use std::fmt::Write as _;
 use std::net::TcpListener;

@@ -174,8 +174,9 @@ const RESTORE: &str = "\n## Waking\n\n\
 const REDIS: &str = "\n## redis under clients\n\n\
     Values of 1 KiB; 4 connections; nine GETs to a SET, keys by chance. First as fast as there are answers, then paced at \
     half of that through a whole checkpoint, then unpaced through a second one. A paced request has a time when it is due, \
-    and counts from it: those behind a freeze are late, too. *In time* is an answer within 10 ms: clients of a store in memory \
-    give up between 10 and 100 ms, and without a checkpoint nearly all come within 2 ms.\n\n";
+    and counts from it: those behind a freeze are late, too. *In time* is an answer within 10 ms: above the freeze that is \
+    promised, below what a person or a page made of many requests would notice. What the machine does without a checkpoint \
+    is in the column beside it.\n\n";
 
 const GROWTH: &str = "\n## How it grows\n\n\
     Medians, with bars from the least to the most; both axes logarithmic. *longest gap*: as the container sees it; *frozen*: \
