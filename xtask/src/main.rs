@@ -134,6 +134,9 @@ enum Task {
         /// By the engine's example program, without containers.
         #[arg(long)]
         engine_only: bool,
+        /// There, copies memory in the freeze alone: tells whose fault a failure is.
+        #[arg(long, requires = "engine_only")]
+        untracked: bool,
         /// Kills the helper that takes a checkpoint so often, at moments by chance, instead.
         #[arg(long, default_value_t = 0, value_name = "N", conflicts_with_all = ["engine_only", "limit"])]
         kills: usize,
@@ -224,6 +227,7 @@ fn run(task: Task) -> Result<ExitCode> {
             mib,
             minutes,
             engine_only,
+            untracked,
             kills,
             limit,
             seed,
@@ -237,6 +241,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 phases: mib.into_iter().zip(counts).collect(),
                 minutes,
                 engine_only,
+                untracked,
                 kills,
                 limit,
                 seed,

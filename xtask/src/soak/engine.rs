@@ -31,7 +31,7 @@ pub(super) fn run(choice: &Choice, end: Instant, outcome: &mut Outcome) -> Resul
             }
             let images = folder.path().join("images");
             std::fs::create_dir_all(&images)?;
-            if let Err(error) = alone.round(&engine, &images, number % 3 == 0) {
+            if let Err(error) = alone.round(&engine, &images, (choice.untracked, number % 3 == 0)) {
                 let log = (alone.log.clone(), "verifier.log");
                 let kept = keep(&[(images.clone(), "images"), log], &[])?;
                 outcome.failed(format!(
@@ -82,13 +82,17 @@ impl Alone {
         Ok(alone)
     }
 
-    fn round(&mut self, engine: &Path, images: &Path, leave: bool) -> Result<()> {
+    fn round(
+        &mut self,
+        engine: &Path,
+        images: &Path,
+        (untracked, leave): (bool, bool),
+    ) -> Result<()> {
         let images_text = images.to_string_lossy();
         let pid = self.pid.to_string();
-        ours(
-            engine,
-            &["dump", "--pid", &pid, "--images", &images_text, "--leave-running", "--track"],
-        )?;
+        let mut words = vec!["dump", "--pid", &pid, "--images", &images_text, "--leave-running"];
+        words.extend((!untracked).then_some("--track"));
+        ours(engine, &words)?;
         if leave {
             return self.check().map(drop).context("left running");
         }

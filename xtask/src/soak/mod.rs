@@ -40,6 +40,8 @@ pub(crate) struct Choice {
     pub(crate) minutes: u64,
     /// Without the runtime.
     pub(crate) engine_only: bool,
+    /// There, memory is copied in the freeze alone.
+    pub(crate) untracked: bool,
     /// Kills of the helper, instead.
     pub(crate) kills: usize,
     /// At the memory limit, instead.
