@@ -85,7 +85,7 @@ pub(super) fn run(
         match original.check() {
             Ok(figures) => outcome.told(tally.line(*mib, &figures)),
             Err(error) => {
-                outcome.failed(format!("the original of {mib} MiB at the end: {error:#}"))
+                outcome.failed(format!("the original of {mib} MiB at the end: {error:#}"));
             }
         }
         stand.run(&["rm", "--force", "default/soak"])?;
