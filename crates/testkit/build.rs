@@ -1,4 +1,4 @@
-//! Makes one executable of each `victims/NAME.c`, in `OUT_DIR/victims/NAME`.
+//! Makes one executable of each `victims/NAME.c`, in `OUT_DIR/victims/NAME`, and a static one of each `loads/NAME.c`.
 //!
 //! A source may say in its first lines `// cflags: ...` (given to the compiler last) and `// variants: static full`
 //! (further executables `NAME_static`, linked so, and `NAME_full`, with `FULL` true: what criu loses of the object as well). An executable that is newer than its source and the header is kept.
@@ -63,6 +63,7 @@ fn main() {
         add(name, flags);
     }
     names.sort();
+    jobs.extend(loads(&out.with_file_name("loads")));
     let list: String = names.iter().map(|n| format!("{n:?},\n")).collect();
     std::fs::write(out.join("list.rs"), format!("&[\n{list}]\n")).expect("OUT_DIR is writable");
 
@@ -81,6 +82,27 @@ fn main() {
             });
         }
     });
+}
+
+/// What runs in containers and need not be like what a compiler makes by default.
+fn loads(out: &Path) -> Vec<Job> {
+    std::fs::create_dir_all(out).expect("OUT_DIR is writable");
+    println!("cargo::rerun-if-changed=loads");
+    let listing = std::fs::read_dir("loads").expect("the folder loads exists");
+    let mut jobs = Vec::new();
+    for entry in listing {
+        let source = entry.expect("a readable folder").path();
+        if source.extension().is_none_or(|e| e != "c") {
+            continue;
+        }
+        println!("cargo::rerun-if-changed={}", source.display());
+        let output = out.join(source.file_stem().expect("a named file"));
+        if modified(&output) <= modified(&source) {
+            let flags = ["-O2", "-static", "-pthread"].map(str::to_owned).to_vec();
+            jobs.push(Job { source, output, flags });
+        }
+    }
+    jobs
 }
 
 fn compile(compiler: &Path, job: &Job) {

@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`, `schemathesis`.
+//! Development tasks: `cargo xtask judge`, `coverage`, `e2e`, `bench`, `soak`, `schemathesis`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks on both")]
 
 use std::path::PathBuf;
@@ -15,11 +15,13 @@ mod e2e;
 mod golang;
 mod judge;
 mod pipeline;
+mod processes;
 mod readers;
 mod redis;
 mod report;
 mod schemathesis;
 mod sid;
+mod soak;
 mod stand;
 mod workers;
 
@@ -79,7 +81,7 @@ enum Task {
         release: bool,
     },
     /// Measures how long a container stands still for a checkpoint, and what it costs, ours beside the peers'. Uses the
-    /// release build. Needs free memory of twice the largest size, and so much disk.
+    /// release build. Needs free memory of three times the largest size, and twice so much disk.
     Bench {
         /// Memory of the container, in MiB.
         #[arg(default_values_t = [16, 256, 1024, 4096])]
@@ -99,15 +101,57 @@ enum Task {
         /// No peers.
         #[arg(long, conflicts_with = "peers")]
         alone: bool,
-        /// After so many minutes every runtime has but one more run of each size.
+        /// Only these parts.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+        /// Time for all: each part has a share, and after it but one more run of each cell.
         #[arg(long, default_value_t = 60)]
         minutes: u64,
-        /// Writes docs/performance.md and docs/results.
+        /// Largest container of the part `growth`, in MiB.
+        #[arg(long, default_value_t = 8192)]
+        largest: u64,
+        /// Measures the debug build: to try the benchmark, not for figures.
+        #[arg(long)]
+        debug: bool,
+        /// Writes docs/performance.md, docs/plots and docs/results.
         #[arg(long)]
         write: bool,
         /// To be said about the session, such as what else ran.
         #[arg(long)]
         remark: Option<String>,
+    },
+    /// Checkpoints a program whose memory makes sense at a single instant only, restores each, and lets it check itself.
+    Soak {
+        /// Checkpoints, for each size of --mib.
+        #[arg(long, value_delimiter = ',', default_values_t = [300, 20])]
+        checkpoints: Vec<usize>,
+        /// Memory of the program in MiB; with --limit the container's limit.
+        #[arg(long, value_delimiter = ',', default_values_t = [256, 1024])]
+        mib: Vec<u64>,
+        /// At most so long.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// By the engine's example program, without containers.
+        #[arg(long)]
+        engine_only: bool,
+        /// There, copies memory in the freeze alone: tells whose fault a failure is.
+        #[arg(long, requires = "engine_only")]
+        untracked: bool,
+        /// Kills the helper that takes a checkpoint so often, at moments by chance, instead.
+        #[arg(long, default_value_t = 0, value_name = "N", conflicts_with_all = ["engine_only", "limit"])]
+        kills: usize,
+        /// Takes 20 checkpoints at 95 % of the memory limit, under writes, instead.
+        #[arg(long, conflicts_with = "engine_only")]
+        limit: bool,
+        /// What chance begins with.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Tries the release build of `cryopod`.
+        #[arg(long)]
+        release: bool,
+        /// Writes docs/results.
+        #[arg(long)]
+        write: bool,
     },
     /// Runs the fuzzer schemathesis, which it installs from PyPI, against the HTTPS API and its OpenAPI document.
     Schemathesis {
@@ -156,7 +200,10 @@ fn run(task: Task) -> Result<ExitCode> {
             large_peer_runs,
             peers,
             alone,
+            only,
             minutes,
+            largest,
+            debug,
             write,
             remark,
         } => {
@@ -167,9 +214,39 @@ fn run(task: Task) -> Result<ExitCode> {
                 peer_runs,
                 large_peer_runs,
                 peers,
+                only,
                 minutes,
+                largest,
+                debug,
                 write,
                 remark,
+            })?
+        }
+        Task::Soak {
+            checkpoints,
+            mib,
+            minutes,
+            engine_only,
+            untracked,
+            kills,
+            limit,
+            seed,
+            release,
+            write,
+        } => {
+            // One count is for all sizes.
+            let last = checkpoints.last().copied().unwrap_or(1);
+            let counts = checkpoints.iter().copied().chain(std::iter::repeat(last));
+            soak::soak(&soak::Choice {
+                phases: mib.into_iter().zip(counts).collect(),
+                minutes,
+                engine_only,
+                untracked,
+                kills,
+                limit,
+                seed,
+                release,
+                write,
             })?
         }
         Task::Schemathesis { examples, seed, venv, release } => {

@@ -13,6 +13,7 @@ pub mod api_server;
 mod catalogue;
 pub mod death;
 mod gaps;
+pub mod loads;
 mod orphans;
 mod run;
 

@@ -12,7 +12,7 @@ use cryopod_cri::{Client, v1};
 use tokio::runtime::{Builder, Runtime as Tokio};
 
 use super::private::{CGROUP, Private};
-use super::{Runtime, wait};
+use super::{How, Runtime, wait};
 use crate::stand::inside;
 
 const CONTAINER: &str = "bench";
@@ -173,9 +173,13 @@ impl Runtime for Containerd<'_> {
         "containerd + runc + criu"
     }
 
-    fn begin(&mut self, mib: u64) -> Result<()> {
+    fn begin(&mut self, words: &[&str]) -> Result<()> {
         let image = self.image.clone();
-        self.start_container(&image, vec!["/ticker".to_owned(), mib.to_string()])
+        self.start_container(&image, words.iter().map(|word| (*word).to_owned()).collect())
+    }
+
+    fn cgroup(&self) -> String {
+        CGROUP.to_owned()
     }
 
     fn logs(&self) -> Result<Vec<PathBuf>> {
@@ -213,7 +217,7 @@ impl Runtime for Containerd<'_> {
         })
     }
 
-    fn restore(&mut self, archive: &Path) -> Result<()> {
+    fn restore(&mut self, archive: &Path, _: How) -> Result<()> {
         let from = inside(archive)?.to_string_lossy().into_owned();
         self.start_container(&from, Vec::new())
     }

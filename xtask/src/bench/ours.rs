@@ -1,11 +1,13 @@
-//! Our own runtime: the release build, asked through the HTTPS door.
+//! Our own runtime: asked through the HTTPS door, or by the command where its report is wanted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use cryopod_testkit::loads;
+use serde_json::Value;
 
-use super::{Runtime, written};
+use super::{How, Runtime, written};
 use crate::sid::Sid;
 use crate::stand::{Program, Stand};
 
@@ -17,17 +19,41 @@ const CONTAINER: &str = "bench";
 pub(super) struct Ours<'a> {
     stand: Stand<'a>,
     program: PathBuf,
+    restore_options: String,
 }
 
 impl<'a> Ours<'a> {
-    pub(super) fn start(sid: &'a Sid, ticker: &Path) -> Result<Self> {
-        let program = Program::build(true)?;
-        let stand = Stand::start_in(Path::new("/var/tmp"), sid, &program, &[])?;
+    /// Starts a node; its root filesystem holds the ticker and these programs of the tree.
+    pub(super) fn start(sid: &'a Sid, program: &Program, programs: &[&str]) -> Result<Self> {
+        let stand = Stand::start_in(Path::new("/var/tmp"), sid, program, programs)?;
         let root = stand.root();
         // The folders that every container's mounts need are made by the runtime.
         std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
-        std::fs::copy(ticker, root.join("ticker")).context("copy the ticker")?;
-        Ok(Ours { stand, program: program.path().to_owned() })
+        std::fs::copy(loads::ticker(), root.join("ticker")).context("copy the ticker")?;
+        let restore_options = stand.ok(&["restore", "--help"])?;
+        Ok(Ours { stand, program: program.path().to_owned(), restore_options })
+    }
+
+    /// The root filesystem of its containers.
+    pub(super) fn root(&self) -> PathBuf {
+        self.stand.root()
+    }
+
+    /// Whether the binary can be asked for this kind of restore.
+    pub(super) fn knows(&self, how: How) -> bool {
+        how.option().is_none_or(|option| self.restore_options.contains(option))
+    }
+
+    /// Takes a checkpoint with the command; gives the archive and the runtime's report.
+    pub(super) fn report(&self) -> Result<(PathBuf, Value)> {
+        let archive = self.stand.folder().join("report.tar");
+        let to = archive.to_str().context("the folder's path is not UTF-8")?;
+        let target = format!("default/{CONTAINER}/{CONTAINER}");
+        let text = self.stand.ok(&["checkpoint", &target, "--archive", to, "--output", "json"])?;
+        let json = text.find('{').map_or("", |at| &text[at..]);
+        let report = serde_json::Deserializer::from_str(json).into_iter().next();
+        let report = report.with_context(|| format!("no report in {text:?}"))?;
+        Ok((archive, report.with_context(|| format!("the report {text:?}"))?))
     }
 }
 
@@ -36,8 +62,12 @@ impl Runtime for Ours<'_> {
         NAME
     }
 
-    fn begin(&mut self, mib: u64) -> Result<()> {
-        self.stand.begin(CONTAINER, &["--network", "host"], &["/ticker", &mib.to_string()])
+    fn begin(&mut self, words: &[&str]) -> Result<()> {
+        self.stand.begin(CONTAINER, &["--network", "host"], words)
+    }
+
+    fn cgroup(&self) -> String {
+        self.stand.cgroup()
     }
 
     fn logs(&self) -> Result<Vec<PathBuf>> {
@@ -58,8 +88,10 @@ impl Runtime for Ours<'_> {
         self.stand.run(&["rm", "--force", &format!("default/{CONTAINER}")]).map(drop)
     }
 
-    fn restore(&mut self, archive: &Path) -> Result<()> {
-        self.stand.restore(archive, &["--network", "host"])
+    fn restore(&mut self, archive: &Path, how: How) -> Result<()> {
+        let mut options = vec!["--network", "host"];
+        options.extend(how.option().filter(|_| self.knows(how)));
+        self.stand.restore(archive, &options)
     }
 
     fn written(&self) -> Result<i64> {

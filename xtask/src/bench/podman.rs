@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::Runtime;
 use super::private::{CGROUP, Private};
+use super::{How, Runtime};
 use crate::stand::inside;
 
 const CONTAINER: &str = "bench";
@@ -14,14 +14,22 @@ const CONTAINER: &str = "bench";
 /// The image's name in podman's own store.
 pub(super) const IMAGE: &str = "localhost/cryopod-bench";
 
-/// Makes the image of the ticker; gives its name.
-pub(super) fn image(private: &Private, ticker: &Path) -> Result<String> {
-    let tar = private.folder().join("ticker.tar");
-    let folder = ticker.parent().context("the ticker lies nowhere")?;
-    let (tar_inside, folder) = (inside(&tar)?, inside(folder)?);
-    let (tar, folder) = (tar_inside.to_string_lossy(), folder.to_string_lossy());
-    private.ok(&["tar", "-C", &folder, "-cf", &tar, "ticker"])?;
-    private.ok(&["podman", "import", "--change", "ENTRYPOINT [\"/ticker\"]", &tar, IMAGE])?;
+/// Makes an image of a root filesystem; gives its name.
+pub(super) fn image(private: &Private, root: &Path) -> Result<String> {
+    let tar = private.folder().join("image.tar");
+    let (tar_inside, folder) = (inside(&tar)?, inside(root)?);
+    let (tar_inside, folder) = (tar_inside.to_string_lossy(), folder.to_string_lossy());
+    private.ok(&["tar", "-C", &folder, "-cf", &tar_inside, "."])?;
+    // What containerd pins as the pod's own image has to start by itself.
+    private.ok(&[
+        "podman",
+        "import",
+        "--change",
+        "ENTRYPOINT [\"/ticker\"]",
+        &tar_inside,
+        IMAGE,
+    ])?;
+    std::fs::remove_file(&tar).with_context(|| tar.display().to_string())?;
     Ok(IMAGE.to_owned())
 }
 
@@ -29,11 +37,13 @@ pub(super) fn image(private: &Private, ticker: &Path) -> Result<String> {
 pub(super) struct Podman<'a> {
     private: &'a Private,
     runtime: &'static str,
+    /// It has connections that criu must be told to take along.
+    connected: bool,
 }
 
 impl<'a> Podman<'a> {
     pub(super) fn new(private: &'a Private, runtime: &'static str) -> Self {
-        Podman { private, runtime }
+        Podman { private, runtime, connected: false }
     }
 }
 
@@ -42,12 +52,19 @@ impl Runtime for Podman<'_> {
         if self.runtime == "crun" { "podman + crun + criu" } else { "podman + runc + criu" }
     }
 
-    fn begin(&mut self, mib: u64) -> Result<()> {
-        let (parent, mib) = (format!("/{CGROUP}"), mib.to_string());
+    fn begin(&mut self, program: &[&str]) -> Result<()> {
+        let parent = format!("/{CGROUP}");
+        let (entry, arguments) = program.split_first().context("no program")?;
+        self.connected = *entry != "/ticker";
         let mut words = vec!["podman", "--runtime", self.runtime, "run", "--detach"];
         words.extend(["--name", CONTAINER, "--network", "host", "--log-driver", "k8s-file"]);
-        words.extend(["--cgroup-parent", &parent, IMAGE, &mib]);
+        words.extend(["--cgroup-parent", &parent, "--entrypoint", entry, IMAGE]);
+        words.extend(arguments);
         self.private.ok(&words).map(drop)
+    }
+
+    fn cgroup(&self) -> String {
+        CGROUP.to_owned()
     }
 
     fn logs(&self) -> Result<Vec<PathBuf>> {
@@ -61,7 +78,9 @@ impl Runtime for Podman<'_> {
         let to = inside(&archive)?;
         let mut words = vec!["podman", "--runtime", self.runtime, "container", "checkpoint"];
         let to = to.to_string_lossy();
-        words.extend(["--leave-running", "--compress", "none", "--export", &to, CONTAINER]);
+        words.extend(["--leave-running", "--compress", "none", "--export", &to]);
+        words.extend(self.connected.then_some("--tcp-established"));
+        words.push(CONTAINER);
         let begun = Instant::now();
         self.private.ok(&words)?;
         Ok((archive, begun.elapsed()))
@@ -73,11 +92,12 @@ impl Runtime for Podman<'_> {
             .map(drop)
     }
 
-    fn restore(&mut self, archive: &Path) -> Result<()> {
+    fn restore(&mut self, archive: &Path, _: How) -> Result<()> {
         let from = inside(archive)?;
         let from = from.to_string_lossy();
-        let words =
-            ["podman", "--runtime", self.runtime, "container", "restore", "--import", &from];
+        let mut words = vec!["podman", "--runtime", self.runtime, "container", "restore"];
+        words.extend(self.connected.then_some("--tcp-established"));
+        words.extend(["--import", &from]);
         self.private.ok(&words).map(drop)
     }
 

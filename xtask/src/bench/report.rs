@@ -1,6 +1,5 @@
-//! What the benchmark tells: the machine, a table, the raw runs.
+//! What the benchmark tells: the machine, the tables, the pictures, the raw runs.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -10,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::Run;
+use super::{Choice, Results, gaps, growth, promises, redis, request, restore};
 use crate::sid::checkout;
 
 /// The machine and the session.
@@ -26,12 +25,13 @@ pub(super) struct Machine {
     load_before: String,
     load_after: String,
     begun: Instant,
+    build: &'static str,
     remark: Option<String>,
 }
 
 impl Machine {
     /// Looks at the machine, and writes 1 GiB into the folder to know the disk.
-    pub(super) fn look(folder: &Path, remark: Option<String>) -> Result<Self> {
+    pub(super) fn look(folder: &Path, choice: &Choice) -> Result<Self> {
         let text = |path: &str| std::fs::read_to_string(path).context(path.to_owned());
         let cpuinfo = text("/proc/cpuinfo")?;
         let models: Vec<&str> = cpuinfo
@@ -60,7 +60,8 @@ impl Machine {
             load_before: text("/proc/loadavg")?.trim().to_owned(),
             load_after: String::new(),
             begun: Instant::now(),
-            remark,
+            build: if choice.debug { "debug" } else { "release" },
+            remark: choice.remark.clone(),
         })
     }
 
@@ -73,11 +74,12 @@ impl Machine {
     fn describe(&self) -> String {
         let load = |text: &str| text.split(' ').take(3).collect::<Vec<_>>().join(" ");
         let mut lines = format!(
-            "- {} on commit {}, release build\n- {}, {} of memory, Linux {}\n\
+            "- {} on commit {}, {} build\n- {}, {} of memory, Linux {}\n\
              - disk: {}, 1 GiB written and synced at {:.0} MiB/s\n\
              - load averages before {}, after {}; the session took {:.0} minutes\n",
             self.date,
             self.commit,
+            self.build,
             self.processor,
             self.memory,
             self.kernel,
@@ -120,129 +122,136 @@ fn disk_speed(folder: &Path) -> Result<f64> {
     Ok(1024.0 / taken)
 }
 
-/// Median, 99th percentile and maximum by the nearest rank.
-fn summary(values: &[u64]) -> Option<[u64; 3]> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
-    let rank = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).max(1) - 1);
-    Some([*rank(50)?, *rank(99)?, *sorted.last()?])
-}
-
-fn cell(values: &[u64]) -> String {
-    summary(values).map_or_else(
-        || "-".to_owned(),
-        |all| all.map(|micros| format!("{:.1}", micros as f64 / 1e3)).join(" / "),
-    )
-}
-
-/// A row for each size and runtime.
-pub(super) fn table(runs: &[Run]) -> String {
-    let mut text = String::from(
-        "| MiB | runtime | runs | longest gap, ms | whole request, ms | written, MiB | restore to first tick, ms | \
-         gap without a checkpoint, ms |\n|--:|---|--:|--:|--:|--:|--:|--:|\n",
-    );
-    let mut rows: Vec<(u64, &str)> = Vec::new();
-    for run in runs {
-        if !rows.contains(&(run.mib, run.runtime)) {
-            rows.push((run.mib, run.runtime));
-        }
+/// All tables of the page.
+pub(super) fn tables(results: &Results) -> String {
+    let mut page = String::new();
+    if !results.gaps.is_empty() {
+        page.push_str(GAPS);
+        page.push_str(&gaps::table(&results.gaps));
     }
-    // The order of the runtimes is that of their runs.
-    rows.sort_by_key(|(mib, _)| *mib);
-    for (mib, runtime) in rows {
-        let these: Vec<&Run> =
-            runs.iter().filter(|run| (run.mib, run.runtime) == (mib, runtime)).collect();
-        let all = |value: &dyn Fn(&Run) -> u64| -> Vec<u64> {
-            these.iter().map(|run| value(run)).collect()
-        };
-        let restores: Vec<u64> = these.iter().filter_map(|run| run.restore).collect();
-        let written = summary(&all(&|run| u64::try_from(run.written).unwrap_or(0)));
-        let _ = writeln!(
-            text,
-            "| {mib} | {runtime} | {} | {} | {} | {:.0} | {} | {} |",
-            these.len(),
-            cell(&all(&|run| run.gap)),
-            cell(&all(&|run| run.request)),
-            written.map_or(0.0, |all| all[0] as f64 / f64::from(1 << 20)),
-            if restores.is_empty() { "fails".to_owned() } else { cell(&restores) },
-            cell(&all(&|run| run.quiet)),
-        );
+    if !results.requests.is_empty() {
+        page.push_str(REQUEST);
+        page.push_str(&request::table(&results.requests));
     }
-    text
+    if !results.restores.is_empty() {
+        page.push_str(RESTORE);
+        page.push_str(&restore::table(&results.restores));
+    }
+    if !results.redis.is_empty() {
+        page.push_str(REDIS);
+        page.push_str(&redis::table(&results.redis));
+    }
+    if !results.growth.is_empty() {
+        page.push_str(GROWTH);
+        page.push_str(&growth::table(&results.growth, &words));
+    }
+    page.push_str("\n## What was promised\n\n");
+    page.push_str(&promises::table(results));
+    page
 }
 
-/// Writes docs/performance.md and docs/results.
-pub(super) fn write(machine: &Machine, runs: &[Run], table: &str) -> Result<()> {
+const GAPS: &str = "\n## How long it stands still\n\n\
+    Loads: *idle*; *writes*, 8 threads that write 1,000 pages a second together, anywhere in the memory; *heavy*, 8 threads \
+    that write whole pages anywhere in the memory, 200 MB a second.\n\n\
+    - *longest gap*: between two looks at the clock, from the request to a third of a second after its answer\n\
+    - *whole request*: ours HTTPS as curl measures it, podman its command, containerd its CRI call\n\
+    - *written*: bytes that dirtied pages of files, less those taken back before they reached the disk, of every process \
+    that works for the request; ours are synced when the request is answered\n\
+    - *restore*: from the start of the command, or of the first CRI call (pod, container, start), to the first look at the \
+    clock\n\
+    - *gap without a checkpoint*: in the second before, the noise of the machine\n\n";
+
+const REQUEST: &str = "\n## The whole request beside dd\n\n\
+    In each round, in turn: our request for an idle container, `dd bs=1M oflag=direct conv=fsync` and `dd bs=1M conv=fsync` of \
+    as many random bytes from memory to the same file system.\n\n";
+
+const RESTORE: &str = "\n## Waking\n\n\
+    From the request to the first look at the clock, container creation included, and until the program has read every page \
+    once, which it is told to when the restore is answered. *plain read*: the archive read into memory that nobody has \
+    touched, paired with the restore beside it. *cold*: the archive and all else the kernel lets go is dropped from its \
+    cache first.\n\n";
+
+const REDIS: &str = "\n## redis under clients\n\n\
+    Values of 1 KiB; 4 connections; nine GETs to a SET, keys by chance. First as fast as there are answers, then paced at \
+    half of that through a whole checkpoint, then unpaced through a second one. A paced request has a time when it is due, \
+    and counts from it: those behind a freeze are late, too. *In time* is an answer within 10 ms: above the freeze that is \
+    promised, below what a person or a page made of many requests would notice. What the machine does without a checkpoint \
+    is in the column beside it.\n\n";
+
+const GROWTH: &str = "\n## How it grows\n\n\
+    Medians, with bars from the least to the most; both axes logarithmic. *longest gap*: as the container sees it; *frozen*: \
+    as the runtime reports it. What is not memory is measured with 16 MiB of it.\n\n";
+
+/// What was said of a slope: `docs/plots/NAME.md`, written by hand and kept from session to session.
+fn words(name: &str) -> String {
+    let path = checkout().join("docs/plots").join(format!("{name}.md"));
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Writes docs/performance.md, docs/plots and docs/results.
+pub(super) fn write(machine: &Machine, results: &Results, page: &str) -> Result<()> {
     let docs = checkout().join("docs");
     let day = machine.date.split(' ').next().unwrap_or_default();
-    let results = docs.join("results");
-    std::fs::create_dir_all(&results)?;
+    let (folder, plots) = (docs.join("results"), docs.join("plots"));
+    std::fs::create_dir_all(&folder)?;
+    std::fs::create_dir_all(&plots)?;
     let name = format!("{day}-bench.json");
-    let raw: Vec<_> = runs
-        .iter()
-        .map(|run| {
-            json!({
-                "runtime": run.runtime, "mib": run.mib, "quiet_us": run.quiet, "gap_us": run.gap,
-                "request_us": run.request, "written_bytes": run.written,
-                "restore_us": run.restore, "restore_error": run.trouble,
-            })
-        })
-        .collect();
-    let lines: Vec<String> = raw.iter().map(ToString::to_string).collect();
-    let described: Vec<String> = machine
-        .describe()
-        .lines()
-        .map(|line| json!(line.trim_start_matches("- ")).to_string())
-        .collect();
-    std::fs::write(
-        results.join(&name),
-        format!(
-            "{{\"machine\": [\n{}\n],\n\"runs\": [\n{}\n]}}\n",
-            described.join(",\n"),
-            lines.join(",\n")
-        ),
-    )?;
-    let mut troubles: Vec<(&str, &str)> = Vec::new();
-    for run in runs {
-        if let Some(why) = &run.trouble
-            && !troubles.iter().any(|(runtime, _)| *runtime == run.runtime)
-        {
-            troubles.push((run.runtime, why));
-        }
+    let described = machine.describe();
+    std::fs::write(folder.join(&name), raw(&described, results))?;
+    for (plot, svg) in growth::plots(&results.growth, results.limits, machine.disk_speed) {
+        std::fs::write(plots.join(format!("{plot}.svg")), svg)?;
     }
-    let troubles: String = troubles
-        .iter()
-        .map(|(runtime, why)| {
-            let all = runs.iter().filter(|run| run.runtime == *runtime);
-            let failed = all.clone().filter(|run| run.trouble.is_some()).count();
-            let all = all.count();
-            format!("\n- {runtime}: {failed} of {all} restores failed: `{}`", short(why))
-        })
-        .collect();
+    let troubles = troubles(&results.gaps);
+    let notes: String = results.notes.iter().map(|note| format!("- {note}\n")).collect();
     let text = format!(
         "# How long a container stands still\n\n\
          `cargo xtask bench` writes this page; the single runs are in [results/{name}](results/{name}).\n\n\
          A container holds so many MiB of incompressible memory and looks at the clock every millisecond. Where a cell \
          has three figures they are median / 99th percentile / maximum by the nearest rank: with few runs the last two \
-         are the same. Ours copies memory while the container is frozen, for now.\n\n\
-         - *longest gap*: between two looks at the clock, from the request to a third of a second after its answer\n\
-         - *whole request*: ours HTTPS as curl measures it, podman its command, containerd its CRI call\n\
-         - *written*: bytes that dirtied pages of files, less those taken back before they reached the disk, of every \
-         process that works for the request; ours are synced when the request is answered\n\
-         - *restore*: from the start of the command, or of the first CRI call (pod, container, start), to the first look \
-         at the clock\n\
-         - *gap without a checkpoint*: in the second before, the noise of the machine\n\n\
-         {table}\n## Machine and session\n\n{}{}",
-        machine.describe(),
-        if troubles.is_empty() {
-            String::new()
-        } else {
-            format!("{troubles}\n").trim_start().to_owned()
-        },
+         are the same. Every run has a container of its own.\n\
+         {page}\n## Machine and session\n\n{described}{troubles}{notes}"
     );
     std::fs::write(docs.join("performance.md"), text)?;
-    println!("written: docs/performance.md, docs/results/{name}");
+    println!("written: docs/performance.md, docs/plots, docs/results/{name}");
     Ok(())
+}
+
+/// All runs as JSON, one a line.
+fn raw(described: &str, results: &Results) -> String {
+    let machine = described.lines().map(|line| json!(line.trim_start_matches("- ")));
+    let mut parts = vec![("machine", machine.collect::<Vec<_>>())];
+    parts.push(("notes", results.notes.iter().map(|note| json!(note)).collect()));
+    parts.push(("runs", results.gaps.iter().map(gaps::Run::json).collect()));
+    parts.push(("requests", results.requests.iter().map(request::Run::json).collect()));
+    parts.push(("restores", results.restores.iter().map(restore::Run::json).collect()));
+    parts.push(("redis", results.redis.iter().map(redis::Run::json).collect()));
+    parts.push(("growth", results.growth.iter().map(growth::Run::json).collect()));
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|(name, lines)| {
+            let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            format!("{}: [\n{}\n]", json!(name), lines.join(",\n"))
+        })
+        .collect();
+    format!("{{{}}}\n", parts.join(",\n"))
+}
+
+/// A line for each runtime that does not always restore.
+fn troubles(runs: &[gaps::Run]) -> String {
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for run in runs {
+        if let Some(why) = &run.trouble
+            && !found.iter().any(|(runtime, _)| *runtime == run.runtime)
+        {
+            found.push((run.runtime, why));
+        }
+    }
+    let line = |(runtime, why): &(&str, &str)| {
+        let all = runs.iter().filter(|run| run.runtime == *runtime && run.load == gaps::Load::Idle);
+        let failed = all.clone().filter(|run| run.trouble.is_some()).count();
+        format!("- {runtime}: {failed} of {} restores failed: `{}`\n", all.count(), short(why))
+    };
+    found.iter().map(line).collect()
 }
 
 /// The end of an error, where the cause is.
@@ -259,17 +268,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_nearest_rank() {
-        assert_eq!(summary(&[5, 1, 4, 2, 3, 10, 9, 8, 7, 6]), Some([5, 10, 10]));
-        assert_eq!(summary(&[3]), Some([3, 3, 3]));
-        assert_eq!(summary(&[]), None);
+    fn the_raw_runs_are_json() {
+        let run = gaps::Run { runtime: "x", mib: 16, ..gaps::Run::default() };
+        let results = Results { gaps: vec![run], ..Results::default() };
+        let parsed: serde_json::Value = serde_json::from_str(&raw("- a\n- b\n", &results)).unwrap();
+        assert_eq!(parsed["machine"][1], "b");
+        assert_eq!(parsed["runs"][0]["load"], "idle");
     }
 
     #[test]
-    fn a_runtime_that_restores_nothing_has_a_row_all_the_same() {
-        let run = Run { runtime: "x", mib: 16, gap: 1500, ..Run::default() };
-        let text = table(&[run]);
-        assert!(text.contains("| 16 | x | 1 | 1.5 / 1.5 / 1.5 |"), "{text}");
-        assert!(text.contains("fails"), "{text}");
+    fn only_what_was_measured_has_a_chapter() {
+        let run = gaps::Run { runtime: "x", mib: 16, ..gaps::Run::default() };
+        let page = tables(&Results { gaps: vec![run], ..Results::default() });
+        assert!(page.contains("## How long it stands still") && !page.contains("## redis"));
+        assert!(page.contains("## What was promised"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the ticker tells, in logs of the CRI's format: `<time> stdout F <time of day, ns> <longest gap, us>`.
+//! What the ticker tells, in logs of the CRI's format: `<time> stdout F <time of day, ns> <longest gap, us> <pages>`.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -17,6 +17,8 @@ pub(crate) struct Tick {
     pub(crate) at: i64,
     /// Microseconds.
     pub(crate) gap: u64,
+    /// Pages its load has written since the line before.
+    pub(crate) pages: u64,
 }
 
 /// Nanoseconds since 1970.
@@ -27,6 +29,30 @@ pub(crate) fn now() -> i64 {
 
 /// The lines told after a moment, in order.
 pub(crate) fn read(logs: &[PathBuf], after: i64) -> Result<Vec<Tick>> {
+    let mut all: Vec<Tick> = lines(logs)?.iter().filter_map(|line| tick(line)).collect();
+    all.retain(|tick| tick.at > after);
+    all.sort_by_key(|tick| tick.at);
+    Ok(all)
+}
+
+/// When the whole memory had been read, if it was begun after a moment: nanoseconds since 1970.
+pub(crate) fn whole_read(logs: &[PathBuf], after: i64) -> Result<Option<i64>> {
+    let all = lines(logs)?;
+    let mut reads = all.iter().filter_map(|line| {
+        let (begun, ended) = line.split_once(" read ")?.1.split_once(' ')?;
+        Some((begun.parse::<i64>().ok()?, ended.parse::<i64>().ok()?))
+    });
+    Ok(reads.find(|(begun, _)| *begun > after).map(|(_, ended)| ended))
+}
+
+/// What the ticker could not make, if so.
+pub(crate) fn refusal(logs: &[PathBuf]) -> Result<Option<String>> {
+    let all = lines(logs)?;
+    Ok(all.iter().find_map(|line| Some(line.split_once(" cannot: ")?.1.to_owned())))
+}
+
+/// The whole lines at the end of the logs.
+fn lines(logs: &[PathBuf]) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for log in logs {
         let open = File::open(log);
@@ -37,15 +63,16 @@ pub(crate) fn read(logs: &[PathBuf], after: i64) -> Result<Vec<Tick>> {
         file.read_to_end(&mut bytes).with_context(|| log.display().to_string())?;
         let text = String::from_utf8_lossy(&bytes);
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        all.extend(whole.lines().filter_map(tick).filter(|tick| tick.at > after));
+        all.extend(whole.lines().map(str::to_owned));
     }
-    all.sort_by_key(|tick| tick.at);
     Ok(all)
 }
 
 fn tick(line: &str) -> Option<Tick> {
     let mut words = line.split(' ').skip(3);
-    Some(Tick { at: words.next()?.parse().ok()?, gap: words.next()?.parse().ok()? })
+    let at = words.next()?.parse().ok()?;
+    let gap = words.next()?.parse().ok()?;
+    Some(Tick { at, gap, pages: words.next()?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -54,8 +81,9 @@ mod tests {
 
     #[test]
     fn lines_of_the_ticker_are_found_among_others() {
-        let line = "2026-11-23T13:24:27.390663614+00:00 stdout F 1795440267390624776 1115";
-        assert_eq!(tick(line), Some(Tick { at: 1_795_440_267_390_624_776, gap: 1115 }));
+        let line = "2026-11-23T13:24:27.390663614+00:00 stdout F 1795440267390624776 1115 12";
+        let wanted = Tick { at: 1_795_440_267_390_624_776, gap: 1115, pages: 12 };
+        assert_eq!(tick(line), Some(wanted));
         assert_eq!(tick("2026-11-23T13:24:27Z stdout F ready"), None);
         assert_eq!(tick(""), None);
     }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cryopod_cri::{Client, v1};
+use cryopod_testkit::loads;
 use tokio::runtime::Runtime as Tokio;
 
-use crate::bench::compile;
 use crate::bench::private::{CGROUP, Private};
 use crate::bench::ticks;
 use crate::sid::{Answer, Sid};
@@ -154,7 +154,7 @@ pub(super) struct Reply {
 impl Node {
     pub(super) fn start(sid: &Sid, program: &Program) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("cryopod-e2e-").tempdir_in("/var/tmp")?;
-        compile(&folder.path().join("ticker"))?;
+        std::fs::copy(loads::ticker(), folder.path().join("ticker")).context("copy the ticker")?;
         let within = inside(folder.path())?;
         tree(sid, CERTIFY, &[within.as_os_str()])?;
         tree(sid, MAKE_IMAGE, &[within.as_os_str(), IMAGE.as_ref()])?;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::sid::Sid;
 use crate::stand::{Program, Stand};
-use crate::{containerd, coverage, golang, judge, pipeline, readers, redis, workers};
+use crate::{containerd, coverage, golang, judge, pipeline, readers, redis, soak, workers};
 
 /// A part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,6 +27,8 @@ pub(crate) enum Suite {
     Golang,
     /// The HTTPS API in front of containerd, runc and criu
     Containerd,
+    /// A few checkpoints of a program whose memory makes sense at a single instant only
+    Soak,
 }
 
 /// Runs these suites (all when there are none); true when all pass.
@@ -80,6 +82,7 @@ fn run(sid: &Sid, suite: Suite, jobs: usize, release: bool) -> Result<bool> {
         }
         Suite::Golang => return golang::run(sid, &coverage::engine()?),
         Suite::Containerd => return containerd::run(sid, &Program::build(release)?),
+        Suite::Soak => return soak::smoke(sid, &Program::build(release)?),
         Suite::Redis => ("redis", redis::PROGRAMS, redis::NAMES),
         Suite::Workers => ("workers", workers::PROGRAMS, workers::NAMES),
         Suite::Pipeline => ("pipeline", pipeline::PROGRAMS, pipeline::NAMES),

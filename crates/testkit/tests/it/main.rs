@@ -5,6 +5,8 @@
     reason = "a test panics, and says what it skipped"
 )]
 
+mod loads;
+
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
