@@ -63,6 +63,8 @@ impl Kind {
     fn words(self, count: u64) -> Vec<String> {
         match self {
             Kind::Memory => vec![count.to_string()],
+            // A child's copy of memory would be memory once more.
+            Kind::Processes => vec!["0".to_owned(), self.name().to_owned(), count.to_string()],
             other => vec!["16".to_owned(), other.name().to_owned(), count.to_string()],
         }
     }

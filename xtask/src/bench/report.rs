@@ -180,7 +180,8 @@ const REDIS: &str = "\n## redis under clients\n\n\
 
 const GROWTH: &str = "\n## How it grows\n\n\
     Medians, with bars from the least to the most; both axes logarithmic. *longest gap*: as the container sees it; *frozen*: \
-    as the runtime reports it. What is not memory is measured with 16 MiB of it.\n\n";
+    as the runtime reports it. Threads, files and areas are measured with 16 MiB of \
+    memory, processes with none.\n\n";
 
 /// What was said of a slope: `docs/plots/NAME.md`, written by hand and kept from session to session.
 fn words(name: &str) -> String {
