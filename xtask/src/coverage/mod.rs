@@ -125,7 +125,8 @@ impl Engine {
     fn dump(&self, sid: Option<&Sid>, pid: u32, images: &Path, leave: bool) -> Result<()> {
         let pid = pid.to_string();
         let images = images.to_string_lossy().into_owned();
-        let mut arguments = vec!["dump", "--pid", &pid, "--images", &images];
+        // As the runtime does it.
+        let mut arguments = vec!["dump", "--track", "--pid", &pid, "--images", &images];
         if leave {
             arguments.push("--leave-running");
         }

@@ -435,15 +435,13 @@ impl Tracked {
         let mut runs: Vec<Region> = Vec::new();
         for area in &self.areas {
             let mut query = memory::query(status(area));
-            query.flags = WP_MATCHING | CHECK_WPASYNC;
+            // Without CHECK_WPASYNC: parts that are not registered any more are passed over. With it the
+            // call would fail there, and what it had protected before would count as not written.
+            query.flags = WP_MATCHING;
             if written_only {
                 query.mask |= pagemap::WRITTEN;
             }
-            match memory::scan_range(&pagemap, (area.start, area.end), query, &mut runs) {
-                Ok(()) => {}
-                Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
-                Err(e) => return Err(e),
-            }
+            memory::scan_range(&pagemap, (area.start, area.end), query, &mut runs)?;
         }
         Ok(runs)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cryopod_testkit::{Running, Verdict, adopt, isolate, reap, victim};
 
-use crate::program;
+use crate::{program, victims::ALONE};
 
 #[test]
 fn a_unix_socket_connected_outside_is_refused_and_the_process_goes_on() {
@@ -32,6 +32,7 @@ fn a_unix_socket_connected_outside_is_refused_and_the_process_goes_on() {
 
 #[test]
 fn sockets_go_through_a_second_checkpoint_of_what_was_restored() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     adopt().unwrap();
     for name in ["unix_more", "unix_dgram_full", "unix_listen_full", "fown_full", "fifo"] {
         let folder = tempfile::tempdir().unwrap();
