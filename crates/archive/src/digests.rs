@@ -195,10 +195,16 @@ impl Chunker {
         self.filled = 0;
     }
 
-    pub(crate) fn finish(mut self) -> Chunks {
+    pub(crate) fn finish(self) -> Chunks {
+        self.finish_with(Vec::new())
+    }
+
+    /// Ends with the digests of what came after the last update, which ended a chunk unless there is none.
+    pub(crate) fn finish_with(mut self, mut rest: Vec<Hash>) -> Chunks {
         if self.filled > 0 {
             self.close();
         }
+        self.chunks.append(&mut rest);
         Chunks::usual(self.chunks)
     }
 }

@@ -11,10 +11,13 @@ mod chunks;
 mod digests;
 mod listing;
 pub mod metadata;
+mod partial;
+mod pipe;
 mod reader;
 mod revise;
 mod tar;
 mod tree;
+mod write_error;
 mod writer;
 
 pub use blake3::Hash;
@@ -25,12 +28,12 @@ pub use metadata::{
     BindMount, ConfigDump, Engine, Identity, MAX_METADATA, MetadataError, Summary, ZERO_TIME,
     names, to_json,
 };
+pub use partial::{is_partial, remove_partial};
 pub use reader::{Archive, Entry, EntryReader, MAX_ENTRIES, MAX_NAME, ReadError, Verified};
 pub use tar::Kind;
 pub use tar::decode::TarError;
 pub use tree::pack::{Packed, pack_tree, pack_upper};
 pub use tree::unpack::{Limits, Unpacked, remove_deleted, unpack_diff, unpack_tree};
 pub use tree::{Note, NoteKind, TreeError};
-pub use writer::{
-    ArchiveWriter, DATA_ALIGN, EntryData, Finished, WriteError, is_partial, remove_partial,
-};
+pub use write_error::WriteError;
+pub use writer::{ArchiveWriter, DATA_ALIGN, EntryData, Finished};

@@ -13,7 +13,8 @@ use cryopod_sys::revise::{self, Content, Edit};
 use crate::digests::CHUNK;
 use crate::tar::BLOCK;
 use crate::tar::encode::patch_size;
-use crate::writer::{ArchiveWriter, DATA_ALIGN, WriteError};
+use crate::write_error::WriteError;
+use crate::writer::{ArchiveWriter, DATA_ALIGN};
 
 /// An entry with aligned data that has ended.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl ArchiveWriter {
         self.settle()?;
         let placed: Vec<Edit> =
             edits.iter().map(|edit| Edit { at: edit.at + data_at, ..*edit }).collect();
-        revise::revise(&self.file, &placed, content).map_err(|e| self.io("change", e))?;
+        revise::revise(&self.file, &placed, content).map_err(|e| self.fail("change", e))?;
         let shift: i64 = edits.iter().map(|e| e.added as i64 - e.removed as i64).sum();
         self.shifted(shift);
         for later in &mut self.placed[index + 1..] {
@@ -81,7 +82,7 @@ impl ArchiveWriter {
             Ok(blake3::hash(bytes))
         };
         let chunks = self.table.rows[row].chunks.revised(size, edits, &mut hash);
-        let chunks = chunks.map_err(|e| self.io("read", e))?;
+        let chunks = chunks.map_err(|e| self.fail("read", e))?;
         let placed = &mut self.placed[index];
         let at = placed.head.len() - BLOCK as usize;
         let mut block = [0; BLOCK as usize];
@@ -89,7 +90,7 @@ impl ArchiveWriter {
         patch_size(&mut block, new_size);
         placed.head[at..].copy_from_slice(&block);
         let (head, block_at) = (blake3::hash(&placed.head), placed.block_at);
-        self.file.write_all_at(&block, block_at).map_err(|e| self.io("write", e))?;
+        self.file.write_all_at(&block, block_at).map_err(|e| self.fail("write", e))?;
         let row = &mut self.table.rows[row];
         (row.size, row.head, row.chunks) = (new_size, head, chunks);
         Ok(())

@@ -3,11 +3,12 @@
 //! Nothing half-done is visible: the archive grows under a name that no reader looks at (it does
 //! not end in `.tar`), is synced, and only then gets its name, without replacing anything
 //! (renameat2(2), RENAME_NOREPLACE). A writer that goes away without finishing removes it; one
-//! that was killed leaves a file that [`remove_partial`] tells from one that is being written by
+//! that was killed leaves a file that [`crate::remove_partial`] tells from one that is being written by
 //! its lock (flock(2)).
 //!
 //! Data of big entries is written in whole pages, and begins where it is asked to, so that pages
-//! can be mapped or read around the page cache.
+//! can be mapped or read around the page cache. Where it is much, threads hash and write it
+//! ([`crate::pipe`]) from the call that brings it to the end of the entry.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -24,63 +25,20 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::chunks::Chunks;
-use crate::digests::{Chunker, DIGESTS_NAME, Row, Table};
+use crate::digests::{CHUNK, Chunker, DIGESTS_NAME, Row, Table};
+use crate::partial::{PREFIX, SUFFIX, check_directory};
+use crate::pipe::Pipe;
 use crate::revise::Placed;
 use crate::tar::encode::{Align, encode, patch_size};
 use crate::tar::{BLOCK, Header, Kind, padded, parts};
+use crate::write_error::{WriteError, again};
 
 /// Unit that the data of [`ArchiveWriter::begin`] starts at, in bytes.
 pub const DATA_ALIGN: u64 = 4096;
 
 const BUFFER: usize = 1 << 20;
-const PREFIX: &str = ".cryopod-";
-const SUFFIX: &str = ".partial";
-
-/// Why an archive cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The directory is not one, or somebody else may change what is in it.
-    #[error("{path}: {what}")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// A system call failed.
-    #[error("{path}: cannot {action}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// The archive's name is taken; another may be tried.
-    #[error("{path} exists")]
-    Exists {
-        /// The name.
-        path: PathBuf,
-    },
-    /// An entry's name is not exact, or taken.
-    #[error("entry {name:?}: {what}")]
-    Name {
-        /// The name.
-        name: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// A call that does not fit the state: data without an entry, an entry within another.
-    #[error("entry {name:?}: {what}")]
-    Order {
-        /// The entry.
-        name: String,
-        /// What is wrong.
-        what: &'static str,
-    },
-}
+/// Bytes of an aligned entry, whole chunks, from which on threads are worth starting.
+const MANY: u64 = 2 * CHUNK;
 
 /// What a finished archive is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +59,20 @@ struct Open {
     block_at: u64,
     head: Vec<u8>,
     size: u64,
+    /// Of what went without the pipe.
     chunker: Chunker,
+    way: Way,
+}
+
+/// How data of an entry gets to the file.
+#[derive(Debug)]
+enum Way {
+    /// By the caller.
+    Plain,
+    /// By the caller until there is much.
+    Waiting,
+    /// By threads.
+    Pipe(Pipe),
 }
 
 /// An archive that is being written.
@@ -123,6 +94,8 @@ pub struct ArchiveWriter {
     queued: Vec<(String, u32, Vec<u8>)>,
     sealed: Option<(u64, Hash)>,
     named: bool,
+    /// The first error of the file, after which nothing can be made of the archive.
+    failed: Option<(&'static str, io::Error)>,
 }
 
 impl ArchiveWriter {
@@ -176,6 +149,7 @@ impl ArchiveWriter {
                 queued: Vec::new(),
                 sealed: None,
                 named: false,
+                failed: None,
             });
         }
     }
@@ -283,21 +257,47 @@ impl ArchiveWriter {
         let block_at = self.len() + head.len() as u64 - BLOCK;
         self.write(&head)?;
         let chunker = Chunker::default();
-        self.open = Some(Open { name: name.to_owned(), mode, block_at, head, size: 0, chunker });
+        let way = if aligned { Way::Waiting } else { Way::Plain };
+        let name = name.to_owned();
+        self.open = Some(Open { name, mode, block_at, head, size: 0, chunker, way });
         Ok(())
     }
 
-    /// Adds data to the open entry.
+    /// Adds data to the open entry. An error of the file may be told by a later call.
     ///
     /// # Errors
     /// When no entry is open or the file cannot be written.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        self.check()?;
         let Some(open) = &mut self.open else {
             return Err(WriteError::Order { name: String::new(), what: "no entry is open" });
         };
-        open.chunker.update(bytes);
+        let before = open.size;
         open.size += bytes.len() as u64;
-        self.write(bytes)
+        if matches!(open.way, Way::Waiting) && open.size > MANY {
+            let (first, rest) = bytes.split_at((MANY - before) as usize);
+            open.chunker.update(first);
+            self.write(first)?;
+            self.settle()?;
+            bytes = rest;
+            // Where no thread can be had it goes on as it began.
+            let way = Pipe::start(&self.file, self.flushed).map_or(Way::Plain, Way::Pipe);
+            if let Some(open) = &mut self.open {
+                open.way = way;
+            }
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        match &mut open.way {
+            Way::Pipe(pipe) => {
+                let pushed = pipe.push(bytes);
+                self.flushed += bytes.len() as u64;
+                pushed.map_err(|e| self.fail("write", e))
+            }
+            Way::Plain | Way::Waiting => {
+                open.chunker.update(bytes);
+                self.write(bytes)
+            }
+        }
     }
 
     /// Ends the open entry; the answer is its size in bytes.
@@ -308,6 +308,11 @@ impl ArchiveWriter {
         let Some(mut open) = self.open.take() else {
             return Err(WriteError::Order { name: String::new(), what: "no entry is open" });
         };
+        self.check()?;
+        let rest = match std::mem::replace(&mut open.way, Way::Plain) {
+            Way::Pipe(pipe) => pipe.finish().map_err(|e| self.fail("write", e))?,
+            Way::Plain | Way::Waiting => Vec::new(),
+        };
         let at = open.head.len() - BLOCK as usize;
         let mut block = [0; BLOCK as usize];
         block.copy_from_slice(&open.head[at..]);
@@ -316,7 +321,7 @@ impl ArchiveWriter {
         // The block is in the file, in the buffer, or its first part here and the rest there.
         let in_file = self.flushed.saturating_sub(open.block_at).min(BLOCK) as usize;
         let (written, waiting) = block.split_at(in_file);
-        self.file.write_all_at(written, open.block_at).map_err(|e| self.io("write", e))?;
+        self.file.write_all_at(written, open.block_at).map_err(|e| self.fail("write", e))?;
         if !waiting.is_empty() {
             let at = (open.block_at + in_file as u64 - self.flushed) as usize;
             self.buffer[at..at + waiting.len()].copy_from_slice(waiting);
@@ -331,7 +336,7 @@ impl ArchiveWriter {
             size: open.size,
             mode: open.mode,
             head: blake3::hash(&open.head),
-            chunks: open.chunker.finish(),
+            chunks: open.chunker.finish_with(rest),
         });
         for (name, mode, bytes) in std::mem::take(&mut self.queued) {
             self.put_taken(&name, &bytes, mode)?;
@@ -380,6 +385,7 @@ impl ArchiveWriter {
         {
             return Err(WriteError::Directory { path, what: "is not a file name" });
         }
+        self.check()?;
         if let Some(open) = &self.open {
             return Err(WriteError::Order { name: open.name.clone(), what: "has not ended" });
         }
@@ -416,6 +422,7 @@ impl ArchiveWriter {
     /// # Errors
     /// When an entry is open or the file cannot be written.
     pub fn seal(&mut self) -> Result<File, WriteError> {
+        self.check()?;
         if let Some(open) = &self.open {
             return Err(WriteError::Order { name: open.name.clone(), what: "has not ended" });
         }
@@ -436,7 +443,7 @@ impl ArchiveWriter {
         self.pad(size)?;
         self.write(&[0; 2 * BLOCK as usize])?;
         self.flush(self.buffer.len())?;
-        self.file.sync_all().map_err(|e| self.io("sync", e))?;
+        self.file.sync_all().map_err(|e| self.fail("sync", e))?;
         self.sealed = Some((self.flushed, id));
         Ok((self.flushed, id))
     }
@@ -471,6 +478,7 @@ impl ArchiveWriter {
 
     /// Takes bytes; what goes to the file goes in whole pages, big slices without a copy.
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        self.check()?;
         if self.buffer.len() + bytes.len() < BUFFER {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
@@ -484,7 +492,7 @@ impl ArchiveWriter {
         self.flush(self.buffer.len().saturating_sub(over))?;
         if self.buffer.is_empty() {
             let (whole, tail) = bytes.split_at(bytes.len() / page * page);
-            self.file.write_all_at(whole, self.flushed).map_err(|e| self.io("write", e))?;
+            self.file.write_all_at(whole, self.flushed).map_err(|e| self.fail("write", e))?;
             self.flushed += whole.len() as u64;
             bytes = tail;
         }
@@ -493,9 +501,9 @@ impl ArchiveWriter {
     }
 
     fn flush(&mut self, len: usize) -> Result<(), WriteError> {
-        self.file
-            .write_all_at(&self.buffer[..len], self.flushed)
-            .map_err(|e| self.io("write", e))?;
+        self.check()?;
+        let written = self.file.write_all_at(&self.buffer[..len], self.flushed);
+        written.map_err(|e| self.fail("write", e))?;
         self.buffer.drain(..len);
         self.flushed += len as u64;
         Ok(())
@@ -514,6 +522,19 @@ impl ArchiveWriter {
     /// The file, which is settled, has grown or shrunk.
     pub(crate) fn shifted(&mut self, by: i64) {
         self.flushed = self.flushed.wrapping_add_signed(by);
+    }
+
+    /// An archive whose file could not be written is not gone on with.
+    fn check(&self) -> Result<(), WriteError> {
+        match &self.failed {
+            Some((action, error)) => Err(self.io(action, again(error))),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn fail(&mut self, action: &'static str, error: io::Error) -> WriteError {
+        self.failed = Some((action, again(&error)));
+        self.io(action, error)
     }
 
     pub(crate) fn io(&self, action: &'static str, source: io::Error) -> WriteError {
@@ -548,55 +569,6 @@ impl io::Write for EntryData<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Whether a file of that name is an archive on its way, as [`ArchiveWriter`] names it.
-#[must_use]
-pub fn is_partial(name: &OsStr) -> bool {
-    let bytes = name.as_bytes();
-    bytes.starts_with(PREFIX.as_bytes()) && bytes.ends_with(SUFFIX.as_bytes())
-}
-
-/// Removes what writers that were killed left in `dir`; files being written stay. The answer is
-/// what was removed.
-///
-/// # Errors
-/// When the directory cannot be read. A file that cannot be removed stays.
-pub fn remove_partial(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut removed = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if !is_partial(&name) {
-            continue;
-        }
-        let path = dir.join(&name);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else { continue };
-        let regular = rustix::fs::fstat(&file)
-            .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_file());
-        let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if regular && free && std::fs::remove_file(&path).is_ok() {
-            removed.push(path);
-        }
-    }
-    Ok(removed)
-}
-
-fn check_directory(path: &Path, dir: &File) -> Result<(), WriteError> {
-    let stat = rustix::fs::fstat(dir).map_err(|errno| WriteError::Io {
-        path: path.into(),
-        action: "look at",
-        source: errno.into(),
-    })?;
-    let refuse = |what| Err(WriteError::Directory { path: path.into(), what });
-    let sticky = stat.st_mode & 0o1000 != 0;
-    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
-        return refuse("belongs to another user, who could replace the archive");
-    }
-    if stat.st_mode & 0o022 != 0 && !sticky {
-        return refuse("can be written by others, who could replace the archive");
-    }
-    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), WriteError> {

@@ -25,6 +25,7 @@ pub mod socket;
 pub mod spawn;
 pub mod userfaultfd;
 pub mod wait;
+pub mod writeback;
 
 use std::io;
 
