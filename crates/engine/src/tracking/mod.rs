@@ -273,8 +273,8 @@ impl Tracking {
         self.staging.reserve(expected.max(ROOM));
     }
 
-    /// Looks for what became of the memory of a stopped process, given its areas: the guard regions
-    /// in it, or `None` when it is not tracked and must be looked at, and copied, otherwise.
+    /// Looks for what became of the memory of a stopped process, given its areas, and whether it has
+    /// files open for direct I/O: the guard regions in it, or `None` when it is not tracked and must be looked at, and copied, otherwise.
     ///
     /// # Errors
     /// Those of PAGEMAP_SCAN.
@@ -282,13 +282,14 @@ impl Tracking {
         &mut self,
         pid: i32,
         vmas: &[msg::VmaEntry],
+        direct: bool,
     ) -> io::Result<Option<Vec<msg::VmaEntry>>> {
         let Some(tracked) = self.tasks.get(&pid) else { return Ok(None) };
         if stat::of(pid, pid).map_or(true, |s| s.start_time != tracked.start_time) {
             self.tasks.remove(&pid);
             return Ok(None);
         }
-        if has_direct_files(pid) {
+        if direct {
             self.tasks.remove(&pid);
             self.reason("files open for direct I/O".into());
             return Ok(None);
