@@ -13,6 +13,7 @@ pub mod dump;
 pub mod error;
 pub mod files;
 pub mod inject;
+pub mod lazy;
 pub mod memory;
 pub mod proc;
 pub mod registers;
@@ -31,5 +32,6 @@ pub mod waits;
 
 pub use dump::{DumpOptions, DumpReport, dump};
 pub use error::{DumpError, Refusal, RestoreError};
+pub use lazy::{FillError, Filling, Lazy, Watcher};
 pub use restore::{RestoreOptions, RestoreRoot, Restored, restore};
-pub use store::{DirectorySink, DirectorySource, ImageSink, ImageSource, Pages};
+pub use store::{CheckPages, DirectorySink, DirectorySource, ImageSink, ImageSource, Pages};

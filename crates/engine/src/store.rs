@@ -33,6 +33,19 @@ pub trait ImageSink {
     fn end_pages(&mut self) -> io::Result<()>;
 }
 
+/// Bytes of pages that [`CheckPages`] is asked about at once.
+pub const CHUNK: u64 = 1 << 20;
+
+/// Knows what bare pages were when they were written.
+pub trait CheckPages: std::fmt::Debug + Send + Sync {
+    /// Looks at chunk number `index`: [`CHUNK`] bytes from `index * CHUNK` of the pages, or what is
+    /// left at their end.
+    ///
+    /// # Errors
+    /// When the bytes are not what was written; where, and of what.
+    fn check(&self, index: usize, bytes: &[u8]) -> io::Result<()>;
+}
+
 /// Bare pages inside a file that can be read at any offset.
 #[derive(Debug, Clone)]
 pub struct Pages {
@@ -42,6 +55,8 @@ pub struct Pages {
     pub offset: u64,
     /// How many bytes there are.
     pub len: u64,
+    /// By what they are checked when they are read late; `None`: there is nothing to check by.
+    pub check: Option<Arc<dyn CheckPages>>,
 }
 
 /// Gives the images of a dump back.
@@ -141,6 +156,6 @@ impl ImageSource for DirectorySource {
             return Ok(None);
         };
         let len = file.metadata()?.len();
-        Ok(Some(Pages { file: Arc::new(file), offset: 0, len }))
+        Ok(Some(Pages { file: Arc::new(file), offset: 0, len, check: None }))
     }
 }

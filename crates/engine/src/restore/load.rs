@@ -34,7 +34,7 @@ pub(crate) struct Body {
     pub(crate) ids: msg::TaskKobjIdsEntry,
     pub(crate) mm: msg::MmEntry,
     pub(crate) fs: msg::FsEntry,
-    pub(crate) memory: Memory,
+    pub(crate) memory: std::sync::Arc<Memory>,
 }
 
 impl TaskImages {
@@ -242,7 +242,7 @@ impl Images {
         let ids: msg::TaskKobjIdsEntry = one(source, Image::Ids, id)?;
         let mm: msg::MmEntry = one(source, Image::Mm, id)?;
         check_areas(&Image::Mm.file_name(id), &mm)?;
-        let memory = Memory::load(source, id)?;
+        let memory = Memory::load(source, id)?.into();
         for area in &mm.vmas {
             let kind = area.status & (vma::ANON_SHARED | vma::MEMFD | vma::SYSVIPC);
             if kind == vma::ANON_SHARED {
