@@ -13,6 +13,7 @@ pub mod metadata;
 mod reader;
 mod tar;
 mod tree;
+mod verify;
 mod writer;
 
 pub use blake3::Hash;

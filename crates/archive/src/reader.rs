@@ -497,7 +497,7 @@ impl Archive {
         Ok(())
     }
 
-    fn check_padding(&self, entry: &Entry) -> Result<(), ReadError> {
+    pub(crate) fn check_padding(&self, entry: &Entry) -> Result<(), ReadError> {
         let end = entry.offset + entry.size;
         let fill = padded(entry.size).map_or(0, |p| p - entry.size) as usize;
         let mut padding = [0; BLOCK as usize];

@@ -664,6 +664,12 @@ pub(crate) struct RestoreArgs {
     /// Whose network to use
     #[arg(long, value_enum, default_value_t)]
     pub(crate) network: Network,
+    /// Let it run at once: large memory comes from the archive while it runs
+    #[arg(long, conflicts_with = "eager")]
+    pub(crate) lazy: bool,
+    /// Let it run when all of its memory is there, as it is without any option
+    #[arg(long)]
+    pub(crate) eager: bool,
     #[command(flatten)]
     pub(crate) result: OutputArgs,
 }

@@ -3,6 +3,7 @@
 //! `engine restore --images DIR [--lazy [--least BYTES] [--pause MICROSECONDS]]`. For tests and for comparison with other engines.
 #![allow(clippy::print_stdout, reason = "a command line tool")]
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,13 +34,18 @@ struct Teller {
     failed: bool,
 }
 
+/// Prints a line, for whoever still reads.
+fn say(line: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 impl Watcher for Teller {
     fn tell(&mut self, what: Filling) {
         match what {
-            Filling::Released => println!("{}", self.pid),
-            Filling::Filled => println!("filled"),
+            Filling::Released => say(&self.pid),
+            Filling::Filled => say(&"filled"),
             Filling::Failed(error) => {
-                println!("failed: {:#}", anyhow::Error::new(error));
+                say(&format_args!("failed: {:#}", anyhow::Error::new(error)));
                 self.failed = true;
                 if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

@@ -34,6 +34,8 @@ const UFFDIO_WAKE: u64 = 0x8010_aa02;
 const UFFDIO_COPY: u64 = 0xc028_aa03;
 /// `_IOWR(0xaa, 0x04, struct uffdio_zeropage)`.
 const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
+/// `_IOWR(0xaa, 0x08, struct uffdio_poison)`.
+const UFFDIO_POISON: u64 = 0xc020_aa08;
 
 /// A descriptor by its number: it stays open when this is dropped, since its number may be known to
 /// another process that shares the table of descriptors.
@@ -181,6 +183,22 @@ pub fn copy(fd: BorrowedFd<'_>, to: u64, bytes: &[u8]) -> io::Result<usize> {
 /// As [`copy`].
 pub fn zero(fd: BorrowedFd<'_>, at: u64, len: u64) -> io::Result<()> {
     ioctl(fd, UFFDIO_ZEROPAGE, &mut [at, len, 0, 0])
+}
+
+/// Makes missing pages such that touching them raises SIGBUS (Linux 6.6), and wakes who waits for them.
+/// Answers how many bytes, as [`copy`] does.
+///
+/// # Errors
+/// As [`copy`].
+pub fn poison(fd: BorrowedFd<'_>, at: u64, len: u64) -> io::Result<u64> {
+    let mut arg = [at, len, 0, 0];
+    match ioctl(fd, UFFDIO_POISON, &mut arg) {
+        Ok(()) => Ok(len),
+        Err(error) => match arg[3] as i64 {
+            done @ 1.. => Ok(done as u64),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Wakes who waits for pages that are there.

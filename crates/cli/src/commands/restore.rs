@@ -5,6 +5,7 @@ use anyhow::Context;
 use cryopod_archive::{Archive, Identity};
 use cryopod_cri::v1;
 use cryopod_kubelet::runtime::Shape;
+use cryopod_runtime::MEMORY_ANNOTATION;
 
 use super::run::{Made, PodPlace, start};
 use super::{connect, mount, namespaces};
@@ -50,6 +51,10 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
             ..Default::default()
         }),
         mounts,
+        annotations: memory(args)
+            .map(|how| (MEMORY_ANNOTATION.to_owned(), how.into()))
+            .into_iter()
+            .collect(),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(shape.resources()),
             security_context: Some(v1::LinuxContainerSecurityContext {
@@ -76,12 +81,25 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     }
 }
 
+/// How memory is to come, where that was said.
+fn memory(args: &RestoreArgs) -> Option<&'static str> {
+    match (args.lazy, args.eager) {
+        (true, _) => Some("lazy"),
+        (_, true) => Some("eager"),
+        _ => None,
+    }
+}
+
 /// Lets a node far away restore one of its own archives.
 async fn far_away(remote: &Remote, args: &RestoreArgs) -> anyhow::Result<()> {
     if !args.mount.is_empty() || args.network == Network::Host {
         let reason = "--mount and --network reach out of the container: they work on the node \
                       itself, without --server"
             .to_owned();
+        return Err(Refused { reason }.into());
+    }
+    if args.lazy {
+        let reason = "--lazy works on the node itself, without --server".to_owned();
         return Err(Refused { reason }.into());
     }
     let archive = args.archive.to_str().context("the archive's name is not UTF-8")?;

@@ -63,12 +63,10 @@ impl Early {
         fds.map(|fd| fd.try_clone_to_owned()).collect()
     }
 
-    /// Ends the thread and gives the filler back.
-    pub(crate) fn stop(mut self) -> Result<Filler, FillError> {
-        self.join()?;
-        let gone = || io::Error::other("there is no filler");
-        let filler = self.lock().take();
-        filler.ok_or_else(|| FillError { pid: 0, address: 0, source: gone() })
+    /// Ends the thread and gives the filler back, with what went wrong while it served.
+    pub(crate) fn stop(mut self) -> (Option<Filler>, Result<(), FillError>) {
+        let outcome = self.join();
+        (self.lock().take(), outcome)
     }
 
     fn join(&mut self) -> Result<(), FillError> {

@@ -65,6 +65,11 @@ impl Journal {
         self.shared.word(0).load(Ordering::SeqCst) & flag != 0
     }
 
+    /// Counts one more death since a range was done.
+    pub(super) fn deaths(&self) -> u64 {
+        self.shared.word(1).fetch_add(1, Ordering::SeqCst) + 1
+    }
+
     fn set(&self, slot: usize, word: usize, value: u64) {
         self.shared.word(slot * SLOT + word).store(value, Ordering::SeqCst);
     }
@@ -82,7 +87,10 @@ impl Journal {
             Entry::Answer { page, registered } => (1, 0, page, registered.into()),
             Entry::Retry => (2, 0, 0, 0),
             Entry::Settled { space } => (3, space, 0, 0),
-            Entry::Done { space, start, end } => (4, space, start, end),
+            Entry::Done { space, start, end } => {
+                self.shared.word(1).store(0, Ordering::SeqCst);
+                (4, space, start, end)
+            }
             Entry::Gone { space } => (5, space, 0, 0),
         };
         self.set(self.next, 4, space as u64);

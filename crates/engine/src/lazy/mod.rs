@@ -23,7 +23,8 @@
 //!    else holds the descriptors has let go of them ([`Watcher::is_over`]).
 //! 4. *Failed*: the archive is damaged or cannot be read, memory is used up, or the kernel refused. It
 //!    serves nothing more and tells what and where. Nobody reads a wrong byte: threads wait until the
-//!    watcher has ended the container.
+//!    watcher has ended the container. Should a process be left then, missing pages are made such that
+//!    touching one raises SIGBUS (UFFDIO_POISON).
 //!
 //! Not seen, because the kernel tells nobody: pages that are not there yet, made guard pages by
 //! madvise(MADV_GUARD_INSTALL) and ordinary ones again before they were filled, get their archived
@@ -33,6 +34,7 @@
 //! Children that are forked before the memory of their parent was filled get copies of their own of
 //! what was missing then.
 
+mod chunks;
 mod early;
 mod journal;
 mod pair;
@@ -41,13 +43,13 @@ mod places;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cryopod_images::{msg, vma};
 use cryopod_sys::missing::{self, Message, Uffd};
 
+pub(crate) use chunks::Chunks;
 pub(crate) use early::Early;
 use journal::{Entry, Journal};
 use places::{Places, Unsettled};
@@ -60,8 +62,6 @@ use crate::store::{CHUNK, Pages};
 const WINDOW: u64 = 1 << 20;
 /// Areas with fewer bytes of pages are filled at once: a descriptor more costs as much.
 const SMALL: u64 = 64 * 1024;
-/// Chunks of pages kept for the next use.
-const KEPT: usize = 4;
 
 /// How late memory is to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +154,7 @@ pub(crate) struct Filler {
     /// Pages that somebody waits for.
     urgent: VecDeque<(usize, u64)>,
     turn: usize,
-    chunks: VecDeque<(Arc<Pages>, u64, Vec<u8>)>,
+    chunks: Chunks,
     rest_until: Instant,
 }
 
@@ -197,7 +197,7 @@ impl Filler {
             spaces: Vec::new(),
             urgent: VecDeque::new(),
             turn: 0,
-            chunks: VecDeque::new(),
+            chunks: Chunks::default(),
             rest_until: Instant::now(),
         })
     }
@@ -248,11 +248,17 @@ impl Filler {
         if !background || changing || Instant::now() < self.rest_until {
             return Ok(Progress::Idle);
         }
-        for _ in 0..self.spaces.len() {
-            self.turn = (self.turn + 1) % self.spaces.len();
-            if self.fill(self.turn)? {
-                self.rest_until = Instant::now() + self.lazy.pause;
-                return Ok(Progress::Busy);
+        // The first processes before their children: what these fork is complete then.
+        for some in [0..self.roots.len(), self.roots.len()..self.spaces.len()] {
+            for _ in some.clone() {
+                self.turn = if self.turn + 1 < some.end { self.turn + 1 } else { some.start };
+                self.turn = self.turn.max(some.start);
+                if self.fill(self.turn)? {
+                    if !self.spaces[self.turn].gone {
+                        self.rest_until = Instant::now() + self.lazy.pause;
+                    }
+                    return Ok(Progress::Busy);
+                }
             }
         }
         let complete = self.spaces.iter().all(Space::is_complete);
@@ -275,7 +281,7 @@ impl Filler {
                 Ok(Some(change)) => space.pending.push(change),
                 // No room for a child's descriptor: those of ended processes are given back.
                 Err(e) if e.raw_os_error() == Some(libc::EMFILE) => {
-                    if !self.sweep(at)? {
+                    if !self.sweep(Some(at))? {
                         return Err(self.error(at, 0)(e));
                     }
                 }
@@ -286,9 +292,9 @@ impl Filler {
     }
 
     /// Closes descriptors of processes that have ended; whether there was one.
-    fn sweep(&mut self, except: usize) -> Result<bool, FillError> {
+    fn sweep(&mut self, except: Option<usize>) -> Result<bool, FillError> {
         let mut any = false;
-        for at in (0..self.spaces.len()).filter(|at| *at != except) {
+        for at in (0..self.spaces.len()).filter(|at| Some(*at) != except) {
             let space = &self.spaces[at];
             if space.gone {
                 continue;
@@ -378,7 +384,7 @@ impl Filler {
         let given = match stored {
             Some((pages, offset)) => {
                 let fail = self.error(at, page);
-                let chunk = self.chunk(pages, offset).map_err(fail)?;
+                let chunk = self.chunks.get(pages, offset).map_err(fail)?;
                 let begin = (offset % CHUNK) as usize;
                 missing::copy(fd.as_fd(), page, &chunk[begin..begin + PAGE as usize]).map(drop)
             }
@@ -444,7 +450,7 @@ impl Filler {
         let fd = self.spaces[at].fd;
         let fail = self.error(at, to);
         let begin = (offset % CHUNK) as usize;
-        let chunk = match self.chunk(pages, offset) {
+        let chunk = match self.chunks.get(pages, offset) {
             Ok(chunk) => chunk,
             Err(e) => return Err(fail(e)),
         };
@@ -467,32 +473,6 @@ impl Filler {
                 Err((_, e)) => return Err(fail(e)),
             }
         }
-    }
-
-    /// The chunk that a place of an image of pages is in, read and checked.
-    fn chunk(&mut self, pages: &Arc<Pages>, offset: u64) -> io::Result<&[u8]> {
-        let index = offset / CHUNK;
-        let known =
-            |(of, number, _): &(Arc<Pages>, u64, _)| Arc::ptr_eq(of, pages) && *number == index;
-        if let Some(found) = self.chunks.iter().position(known) {
-            self.chunks.swap(0, found);
-        } else {
-            let begin = index * CHUNK;
-            let mut bytes = match self.chunks.len() {
-                KEPT => self.chunks.pop_back().map(|(_, _, bytes)| bytes).unwrap_or_default(),
-                _ => Vec::new(),
-            };
-            bytes.resize(pages.len.saturating_sub(begin).min(CHUNK) as usize, 0);
-            pages.file.read_exact_at(&mut bytes, pages.offset + begin)?;
-            if let Some(check) = &pages.check {
-                check.check(index as usize, &bytes)?;
-            }
-            self.chunks.push_front((Arc::clone(pages), index, bytes));
-        }
-        self.chunks
-            .front()
-            .map(|(_, _, bytes)| &**bytes)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Computes the state from what was written down, after another one's death.
@@ -543,7 +523,8 @@ impl Space {
 
     fn forget(&mut self) {
         self.gone = true;
-        self.pending.clear();
+        self.pending = Vec::new();
+        self.places = Places::default();
     }
 
     /// Closes the descriptor of a process that has ended.

@@ -105,7 +105,7 @@ impl Places {
         let mut at = address;
         while let Some((start, piece)) = self.piece_from(at) {
             if let (Some(from), false) = (piece.from, piece.done) {
-                return Some((start, piece.end.min(start + most), from));
+                return Some((start, piece.end.min(start.saturating_add(most)), from));
             }
             at = piece.end;
         }

@@ -14,6 +14,7 @@ use super::transport::Transport;
 use crate::areas::{self, PAGE};
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
+use crate::lazy::Chunks;
 use crate::proc::maps::{self, Area};
 
 /// Highest user address.
@@ -217,6 +218,7 @@ pub(crate) fn fill(
     // The files of pages, as the task has them.
     let mut files: Vec<(*const File, i32)> = Vec::new();
     let mut buf = vec![0u8; DIRECT as usize];
+    let mut chunks = Chunks::default();
     for extent in &body.memory.extents {
         let file = Arc::as_ptr(extent.file());
         let fd = match files.iter().find(|(known, _)| *known == file) {
@@ -247,13 +249,19 @@ pub(crate) fn fill(
             };
             let len = extent.end.min(area.end).min(skip.0) - at;
             let writable = area.prot & PROT_WRITE != 0;
-            let done = if writable && len >= DIRECT {
+            // What is to be checked when it is read has to come through here.
+            let checked = extent.pages.check.is_some();
+            let done = if writable && len >= DIRECT && !checked {
                 let len = len.min(READ_MAX);
                 remote.call(libc::SYS_pread64, [fd as u64, at, len, from, 0, 0])?
             } else {
                 let len = len.min(DIRECT);
                 let part = &mut buf[..len as usize];
-                extent.file().read_exact_at(part, from)?;
+                if checked {
+                    chunks.read(&extent.pages, from - extent.pages.offset, part)?;
+                } else {
+                    extent.file().read_exact_at(part, from)?;
+                }
                 space.write(at, part)?;
                 len
             };

@@ -106,12 +106,25 @@ impl Restored {
             return Ok(());
         };
         let fail = |source| FillError { pid: 0, address: 0, source };
-        let mut filler = early.stop()?;
+        let gone = || fail(io::Error::other("there is no filler"));
+        let (filler, served) = early.stop();
+        served?;
+        let mut filler = filler.ok_or_else(gone)?;
         let partner = filler.pair(watcher).map_err(fail)?;
-        filler.let_go();
-        let early = Early::start(filler).map_err(fail)?;
-        self.let_go()?;
-        early.stop()?.work(Some(partner), watcher);
+        filler.may_go(true);
+        let early = match Early::start(filler) {
+            Ok(early) => early,
+            Err(e) => return Err(fail(e).into()),
+        };
+        let released = self.let_go();
+        let (filler, served) = early.stop();
+        let mut filler = filler.ok_or_else(gone)?;
+        if released.is_err() {
+            // All tasks are killed with the end of this: nobody is to take up anything.
+            filler.may_go(false);
+            return released;
+        }
+        filler.work(Some(partner), served, watcher);
         Ok(())
     }
 
