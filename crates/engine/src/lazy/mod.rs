@@ -62,6 +62,8 @@ use crate::store::{CHUNK, Pages};
 const WINDOW: u64 = 1 << 20;
 /// Areas with fewer bytes of pages are filled at once: a descriptor more costs as much.
 const SMALL: u64 = 64 * 1024;
+/// How long a change is waited for before others are heard.
+const SOON: Duration = Duration::from_millis(1);
 
 /// How late memory is to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +280,11 @@ impl Filler {
                 Ok(Some(Message::Fault { address })) => {
                     self.urgent.push_back((at, address & !(PAGE - 1)));
                 }
-                Ok(Some(change)) => space.pending.push(change),
+                // One at a time: most take effect before the next, and leave no doubt.
+                Ok(Some(change)) => {
+                    space.pending.push(change);
+                    return Ok(true);
+                }
                 // No room for a child's descriptor: those of ended processes are given back.
                 Err(e) if e.raw_os_error() == Some(libc::EMFILE) => {
                     if !self.sweep(Some(at))? {
@@ -325,7 +331,15 @@ impl Filler {
             return Ok(true);
         }
         let fd = space.fd.as_fd();
-        match missing::is_registered(fd, space.places.any().unwrap_or(PAGE)) {
+        let begun = Instant::now();
+        let settled = loop {
+            match missing::is_registered(fd, space.places.any().unwrap_or(PAGE)) {
+                // The thread that was told has to go on first.
+                Ok(None) if begun.elapsed() < SOON => std::thread::yield_now(),
+                other => break other,
+            }
+        };
+        match settled {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(false),
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {

@@ -32,7 +32,9 @@ pub(super) struct Places(BTreeMap<u64, Piece>);
 /// Changes at the same time of which it cannot be told which came first.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unsettled {
-    #[error("memory at {0:x} was moved by two threads at once while another forked")]
+    #[error(
+        "memory at {0:x} was changed by one thread while another forked: which was first is not known; restore it without --lazy"
+    )]
     Ambiguous(u64),
     #[error("another change has begun")]
     Changing,
@@ -170,14 +172,21 @@ impl Places {
             }
         }
         let of_child = match before {
-            Some(before) if !children.is_empty() => self.joined(&before)?,
+            Some(before) if !children.is_empty() => self.joined(&before, is_registered)?,
             _ => self.clone(),
         };
         Ok(children.into_iter().map(|fd| (fd, of_child.clone())).collect())
     }
 
     /// What a child has that was forked some time between two states.
-    fn joined(&self, before: &Self) -> Result<Self, Unsettled> {
+    ///
+    /// What was unmapped or moved away, and is registered again, may have grown there before or after
+    /// the fork: the child has either zeros or the old content.
+    fn joined(
+        &self,
+        before: &Self,
+        is_registered: &mut IsRegistered<'_>,
+    ) -> Result<Self, Unsettled> {
         let mut all = self.clone();
         for (&start, piece) in &before.0 {
             let mut at = start;
@@ -195,6 +204,9 @@ impl Places {
                     }
                     next => {
                         let end = next.map_or(piece.end, |(next, _)| next.min(piece.end));
+                        if is_registered(at)?.ok_or(Unsettled::Changing)? {
+                            return Err(Unsettled::Ambiguous(at));
+                        }
                         all.0.insert(at, Piece { end, from, done: piece.done });
                         at = end;
                     }
@@ -289,7 +301,10 @@ mod tests {
             Message::Fork { fd: 9 },
             Message::Unmap { start: 3 * M, end: 4 * M },
         ];
-        let children = all.settle(&batch, &mut registered).unwrap();
+        let mut grown = all.clone();
+        let outcome = grown.settle(&batch, &mut registered);
+        assert!(matches!(outcome, Err(Unsettled::Ambiguous(_))), "{outcome:?}");
+        let children = all.settle(&batch, &mut |_| Ok(Some(false))).unwrap();
         let [(9, child)] = &children[..] else { panic!("{children:?}") };
         assert_eq!((child.wanted(M), child.wanted(5 * M)), (Some(M), Some(M)));
         assert_eq!(child.wanted(3 * M), Some(3 * M));
