@@ -15,6 +15,7 @@ mod reader;
 mod revise;
 mod tar;
 mod tree;
+mod verify;
 mod writer;
 
 pub use blake3::Hash;
