@@ -17,6 +17,7 @@ mod reader;
 mod revise;
 mod tar;
 mod tree;
+mod verify;
 mod write_error;
 mod writer;
 

@@ -446,6 +446,11 @@ impl Archive {
         entry.chunks.as_ref().unwrap_or(&usual).range(index, entry.size)
     }
 
+    /// How many digests an entry's data has.
+    pub(crate) fn chunk_count(&self, entry: &Entry) -> usize {
+        entry.chunks.as_ref().map_or(0, |chunks| chunks.hashes.len())
+    }
+
     /// The number of the digest that covers a byte of an entry's data.
     #[must_use]
     pub fn chunk_at(&self, entry: &Entry, at: u64) -> usize {
@@ -515,7 +520,7 @@ impl Archive {
         Ok(())
     }
 
-    fn check_padding(&self, entry: &Entry) -> Result<(), ReadError> {
+    pub(crate) fn check_padding(&self, entry: &Entry) -> Result<(), ReadError> {
         let end = entry.offset + entry.size;
         let fill = padded(entry.size).map_or(0, |p| p - entry.size) as usize;
         let mut padding = [0; BLOCK as usize];

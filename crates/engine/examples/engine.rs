@@ -1,17 +1,62 @@
-//! The engine by itself, without containers: `engine dump --pid P --images DIR [--leave-running] [--track]`,
-//! `engine restore --images DIR`. For tests and for comparison with other engines.
+//! The engine by itself, without containers: `engine dump --pid P --images DIR [--leave-running]
+//! [--track]`,
+//! `engine restore --images DIR [--lazy [--least BYTES] [--pause MICROSECONDS]]`. For tests and for comparison with other engines.
 #![allow(clippy::print_stdout, reason = "a command line tool")]
 
+use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cryopod_engine::{
-    DirectorySink, DirectorySource, DumpOptions, RestoreOptions, RestoreRoot, dump, restore,
+    DirectorySink, DirectorySource, DumpOptions, Filling, Lazy, RestoreOptions, RestoreRoot,
+    Watcher, dump, restore,
 };
 
 fn value<'a>(args: &'a [String], name: &str) -> anyhow::Result<&'a str> {
     let at = args.iter().position(|a| a == name).with_context(|| format!("{name} is missing"))?;
     args.get(at + 1).map(String::as_str).with_context(|| format!("{name} needs a value"))
+}
+
+fn late(args: &[String]) -> anyhow::Result<Lazy> {
+    let number = |name: &str, or: u64| match args.iter().any(|a| a == name) {
+        true => value(args, name)?.parse().with_context(|| name.to_owned()),
+        false => Ok(or),
+    };
+    let usual = Lazy::default();
+    let pause = Duration::from_micros(number("--pause", 0)?);
+    Ok(Lazy { least: number("--least", usual.least)?, pause })
+}
+
+/// Prints what happens to the memory, and kills the tree when it cannot be filled.
+struct Teller {
+    pid: i32,
+    failed: bool,
+}
+
+/// Prints a line, for whoever still reads.
+fn say(line: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+impl Watcher for Teller {
+    fn tell(&mut self, what: Filling) {
+        match what {
+            Filling::Released => say(&self.pid),
+            Filling::Filled => say(&"filled"),
+            Filling::Failed(error) => {
+                say(&format_args!("failed: {:#}", anyhow::Error::new(error)));
+                self.failed = true;
+                if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        true
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,12 +83,22 @@ fn main() -> anyhow::Result<()> {
             println!("{report:?}");
         }
         Some("restore") => {
-            let options =
-                RestoreOptions { root: RestoreRoot::Spawn, inherit: Vec::new(), clamp: false };
+            let lazy = args.iter().any(|a| a == "--lazy").then(|| late(&args)).transpose()?;
+            let options = RestoreOptions {
+                root: RestoreRoot::Spawn,
+                inherit: Vec::new(),
+                clamp: false,
+                lazy,
+            };
             let restored = restore(options, &DirectorySource::new(images))?;
-            let pid = restored.pid;
-            restored.release()?;
-            println!("{pid}");
+            for note in restored.notes() {
+                println!("{note}");
+            }
+            let mut teller = Teller { pid: restored.pid, failed: false };
+            restored.release_and_fill(&mut teller)?;
+            if teller.failed {
+                bail!("the memory was not filled");
+            }
         }
         _ => bail!("usage: engine dump|restore ..."),
     }

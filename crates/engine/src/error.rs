@@ -151,6 +151,9 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// Memory that comes late cannot be filled.
+    #[error(transparent)]
+    Fill(#[from] crate::lazy::FillError),
     /// A task under construction ended.
     #[error("process {pid} ended during its restore")]
     Vanished {

@@ -13,6 +13,7 @@ pub mod dump;
 pub mod error;
 pub mod files;
 pub mod inject;
+pub mod lazy;
 pub mod memory;
 pub mod proc;
 pub mod registers;
@@ -32,6 +33,9 @@ pub mod witness;
 
 pub use dump::{DumpOptions, DumpReport, Moments, Phases, dump};
 pub use error::{DumpError, Refusal, RestoreError};
+pub use lazy::{FillError, Filling, Lazy, Watcher};
 pub use restore::{RestoreOptions, RestoreRoot, Restored, restore};
-pub use store::{Content, DirectorySink, DirectorySource, Edit, ImageSink, ImageSource, Pages};
+pub use store::{
+    CheckPages, Content, DirectorySink, DirectorySource, Edit, ImageSink, ImageSource, Pages,
+};
 pub use witness::{Witness, WitnessError};

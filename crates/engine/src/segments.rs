@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use cryopod_images::pages::{PE_PRESENT, Pagemap};
 use cryopod_images::{Image, msg};
@@ -19,6 +20,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use crate::areas::PAGE;
 use crate::error::{DumpError, RestoreError};
 use crate::inject::Remote;
+use crate::lazy::Chunks;
 use crate::store::{ImageSink, Pages};
 
 /// Bytes copied at a time.
@@ -154,18 +156,22 @@ pub struct Content {
     /// Where its pages are.
     pub map: Pagemap,
     /// The pages.
-    pub pages: Option<Pages>,
+    pub pages: Option<Arc<Pages>>,
 }
 
 fn fill(file: &File, content: &Content) -> io::Result<()> {
     let Some(pages) = &content.pages else { return Ok(()) };
     let mut buf = vec![0u8; CHUNK];
+    let mut chunks = Chunks::default();
     for run in content.map.runs() {
         let Some(offset) = run.offset else { continue };
-        let (mut at, mut from) = (run.vaddr, pages.offset + offset);
+        let (mut at, mut from) = (run.vaddr, offset);
         while at < run.end() {
             let part = &mut buf[..((run.end() - at) as usize).min(CHUNK)];
-            pages.file.read_exact_at(part, from)?;
+            match pages.check {
+                Some(_) => chunks.read(pages, from, part)?,
+                None => pages.file.read_exact_at(part, pages.offset + from)?,
+            }
             file.write_all_at(part, at)?;
             at += part.len() as u64;
             from += part.len() as u64;

@@ -13,6 +13,7 @@ use cryopod_sys::ptrace;
 use cryopod_sys::wait::{self, Status};
 
 use crate::error::{DumpError, Refusal};
+use crate::inject::interrupted;
 use crate::proc::{stat, tasks};
 
 /// Rounds over the tree before giving up on one that keeps forking.
@@ -327,6 +328,14 @@ impl Tree {
 
     fn release(&mut self) {
         for tid in std::mem::take(&mut self.attached) {
+            // One that was not asked for anything is still as the stop left it.
+            if let Ok(found) = ptrace::registers(tid) {
+                let mut regs = found;
+                interrupted::undisturb(&mut regs);
+                if regs.rax != found.rax {
+                    let _ = ptrace::set_registers(tid, &regs);
+                }
+            }
             match ptrace::detach(tid, 0) {
                 Ok(()) => {}
                 // Seized and not stopped (an error came in between): stop it, then let go.

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +49,21 @@ pub trait ImageSink {
     ) -> io::Result<()>;
 }
 
+/// Bytes of pages that [`CheckPages`] is asked about at once.
+pub const CHUNK: u64 = 1 << 20;
+
+/// Knows what bare pages were when they were written.
+pub trait CheckPages: std::fmt::Debug + Send + Sync {
+    /// The chunk that byte `at` of the pages is in: its number, and which bytes it has.
+    fn chunk(&self, at: u64) -> (usize, Range<u64>);
+
+    /// Looks at a chunk, all of its bytes.
+    ///
+    /// # Errors
+    /// When the bytes are not what was written; where, and of what.
+    fn check(&self, index: usize, bytes: &[u8]) -> io::Result<()>;
+}
+
 /// Bare pages inside a file that can be read at any offset.
 #[derive(Debug, Clone)]
 pub struct Pages {
@@ -57,6 +73,22 @@ pub struct Pages {
     pub offset: u64,
     /// How many bytes there are.
     pub len: u64,
+    /// By what they are checked when they are read late; `None`: there is nothing to check by.
+    pub check: Option<Arc<dyn CheckPages>>,
+}
+
+impl Pages {
+    /// The chunk that byte `at` is in, which is read, and checked, as a whole: its number, and which
+    /// bytes it has.
+    #[must_use]
+    pub fn chunk(&self, at: u64) -> (usize, Range<u64>) {
+        if let Some(check) = &self.check {
+            return check.chunk(at);
+        }
+        let index = at / CHUNK;
+        let begin = index.saturating_mul(CHUNK).min(self.len);
+        (index as usize, begin..begin.saturating_add(CHUNK).min(self.len))
+    }
 }
 
 /// Gives the images of a dump back.
@@ -166,6 +198,6 @@ impl ImageSource for DirectorySource {
             return Ok(None);
         };
         let len = file.metadata()?.len();
-        Ok(Some(Pages { file: Arc::new(file), offset: 0, len }))
+        Ok(Some(Pages { file: Arc::new(file), offset: 0, len, check: None }))
     }
 }

@@ -95,10 +95,10 @@ impl Witness {
             let mut seen = pages.iter();
             let mut buf = vec![0; PART];
             for extent in &Memory::load(images, id)?.extents {
-                let (mut at, mut offset) = (extent.start, extent.offset);
+                let (mut at, mut offset) = (extent.start, extent.offset());
                 while at < extent.end {
                     let len = ((extent.end - at) as usize).min(PART);
-                    let file: &File = &extent.file;
+                    let file: &File = extent.file();
                     file.read_exact_at(&mut buf[..len], offset)
                         .map_err(|source| WitnessError::Pages { id, source })?;
                     for page in buf[..len].chunks(PAGE as usize) {

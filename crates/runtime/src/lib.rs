@@ -60,6 +60,7 @@ pub use config::{
 };
 pub use error::{ErrorKind, RuntimeError};
 pub use image::{ImageInfo, ImageSource, ImageStoreUsage};
+pub use runtime::restores::MEMORY_ANNOTATION;
 pub use runtime::{Paths, Runtime};
 pub use status::{
     ContainerFilter, ContainerState, ContainerStats, ContainerStatus, CpuUsage, ExecOutput,

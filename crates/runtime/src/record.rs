@@ -83,6 +83,10 @@ pub(crate) struct RestoreRecord {
     pub(crate) partial: Partial,
     pub(crate) descriptors: Vec<String>,
     pub(crate) tmpfs: Vec<Tmpfs>,
+    /// Its memory may come after it runs, with so many milliseconds of rest after each MiB that nobody
+    /// waits for. Pages are not verified yet then.
+    #[serde(default)]
+    pub(crate) lazy: Option<u64>,
 }
 
 /// Identity and state of a file: equal stamps, equal content. The time of the last change is the

@@ -21,7 +21,7 @@ const FRAME_MAX: u32 = 64 << 20;
 /// Largest packet of a helper's channel.
 const PACKET_MAX: usize = 128 << 10;
 /// Most descriptors beside one packet.
-const FDS_MAX: usize = 8;
+pub(crate) const FDS_MAX: usize = 8;
 
 /// An error that crossed a process boundary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +143,14 @@ impl Channel {
         if let Ok(null) = std::fs::File::open("/dev/null") {
             self.0 = null.into();
         }
+    }
+
+    /// Whether nobody has the other end any more.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [rustix::event::PollFd::new(&self.0, rustix::event::PollFlags::RDHUP)];
+        let looked = rustix::event::poll(&mut fds, Some(&now));
+        matches!(looked, Ok(1..))
     }
 
     /// Sends a message with descriptors.

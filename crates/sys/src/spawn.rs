@@ -20,6 +20,9 @@ pub const CLONE_NEWPID: u64 = libc::CLONE_NEWPID as u64;
 /// `CLONE_NEWCGROUP`: its cgroup is the root it sees.
 pub const CLONE_NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 
+/// `CLONE_FILES`: one table of descriptors for both.
+pub const CLONE_FILES: u64 = libc::CLONE_FILES as u64;
+
 const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 

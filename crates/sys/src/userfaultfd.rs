@@ -23,8 +23,6 @@ const MODE_WP: u64 = 1 << 1;
 const UFFDIO_API: u64 = 0xc018_aa3f;
 /// `_IOWR(0xaa, 0x00, struct uffdio_register)`.
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
-/// `_IOR(0xaa, 0x01, struct uffdio_range)`.
-const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
 /// `_IOWR(0xaa, 0x06, struct uffdio_writeprotect)`.
 const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
 
@@ -81,13 +79,4 @@ pub fn register(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
 /// ENOENT when the range is not registered (any more).
 pub fn unprotect(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
     ioctl(fd, UFFDIO_WRITEPROTECT, &mut Protect { start, len: end - start, mode: 0 })
-}
-
-/// Ends the registration of a range. It holds the lock of the address space and walks the page
-/// tables: to be called in small parts.
-///
-/// # Errors
-/// EINVAL when nothing is mapped there.
-pub fn unregister(fd: BorrowedFd<'_>, start: u64, end: u64) -> io::Result<()> {
-    ioctl(fd, UFFDIO_UNREGISTER, &mut [start, end - start])
 }

@@ -18,7 +18,8 @@ use cryopod_cri::v1::runtime_service_server::RuntimeService;
 use cryopod_cri::{MAX_MESSAGE, v1};
 use cryopod_kubelet::Keeper;
 use cryopod_runtime::{
-    CancelToken, CheckpointOptions, ErrorKind, ImageSource, Runtime, RuntimeError,
+    CancelToken, CheckpointOptions, ErrorKind, ImageSource, MEMORY_ANNOTATION, Runtime,
+    RuntimeError,
 };
 use serde::{Deserialize, Serialize};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -259,6 +260,12 @@ impl RuntimeService for Service {
         let sandbox = request.pod_sandbox_id;
         let config = request.config.ok_or_else(|| invalid("config", "is missing"))?;
         let (config, archive) = request::container_config(config)?;
+        // The runtime can do it, but a program that forks before its memory is complete may see wrong
+        // bytes: not to be had from outside before that is proven right.
+        if config.annotations.get(MEMORY_ANNOTATION).is_some_and(|how| how != "eager") {
+            let what = format_args!("{MEMORY_ANNOTATION} can be \"eager\" only, for now");
+            return Err(invalid("annotations", what));
+        }
         let container_id = self
             .blocking(move |rt| match archive {
                 Some(archive) => rt.create_container_from_archive(&sandbox, &config, &archive),

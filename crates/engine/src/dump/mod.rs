@@ -21,6 +21,7 @@ use prost::Message;
 
 use crate::error::DumpError;
 use crate::files::Collector;
+use crate::inject::site;
 use crate::proc::kernel::KernelReader;
 use crate::proc::{status, vmflags};
 use crate::seccomp::Filters;
@@ -218,22 +219,31 @@ impl Inside {
 
 /// How long the tree is tried to be stopped while a thread of it is in uninterruptible sleep.
 const PERSISTENCE: Duration = Duration::from_secs(10);
+/// The same while a process of it has no room for remote calls.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it runs between two tries.
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// Stops the tree. A thread that waits for a disk, or for the child of its vfork(2), does not stop;
-/// everything is let go and stopped again later then, so that nobody stands still for it.
+/// Stops the tree. A thread that waits for a disk, or for the child of its vfork(2), does not stop, and
+/// a child just forked by a thread may have no room for remote calls; everything is let go and stopped
+/// again later then, so that nobody stands still for it.
 fn seize(options: &DumpOptions) -> Result<Tree, DumpError> {
     let begin = Instant::now();
     loop {
         match Tree::seize(options.pid, &options.cgroup_procs) {
-            Err(DumpError::Stuck { .. }) if begin.elapsed() < PERSISTENCE => {
-                std::thread::sleep(BETWEEN);
-                check(&options.cancel)?;
-            }
+            Err(DumpError::Stuck { .. }) if begin.elapsed() < PERSISTENCE => {}
+            Ok(tree) if begin.elapsed() < PATIENCE && has_no_room(&tree) => drop(tree),
             other => return other,
         }
+        std::thread::sleep(BETWEEN);
+        check(&options.cancel)?;
     }
+}
+
+/// Whether a process has no room for remote calls, for now. What cannot be told is found out later.
+fn has_no_room(tree: &Tree) -> bool {
+    let mut living = tree.tasks.iter().filter(|task| !task.zombie);
+    living.any(|task| site::is_in_use(task.pid).unwrap_or(false))
 }
 
 /// Bytes of pages that may wait in memory for the end of the freeze: a quarter of what is free.

@@ -183,6 +183,11 @@ impl Work<'_, '_> {
         self.report.phases.lap("remote calls");
         self.write_cores(&stat, &asked, cores)?;
         self.report.phases.lap("other");
+        if self.files.is_new_table(self.ids.files_id) {
+            let table = self.files.table(pid, self.ids.files_id)?;
+            self.pending.many(Image::Fdinfo, u64::from(self.ids.files_id), &table)?;
+        }
+        self.report.phases.lap("open files");
         let mm = self.dump_mm(&areas, &stat, &asked)?;
         self.report.phases.lap("page tables");
         let kernel = self.kernel("cannot look at its memory");
@@ -195,17 +200,13 @@ impl Work<'_, '_> {
         self.pending.one(Image::Mm, self.inside.of(pid) as u64, &mm)?;
         self.pending.one(Image::Ids, self.inside.of(pid) as u64, &self.ids)?;
 
-        if self.files.is_new_table(self.ids.files_id) {
-            let table = self.files.table(pid)?;
-            self.pending.many(Image::Fdinfo, u64::from(self.ids.files_id), &table)?;
-        }
         let fs = msg::FsEntry {
             cwd_id: self.files.link(pid, "cwd", libc::O_RDONLY as u32)?,
             root_id: self.files.link(pid, "root", libc::O_RDONLY as u32)?,
             umask: Some(status.umask),
         };
         self.pending.one(Image::Fs, self.inside.of(pid) as u64, &fs)?;
-        self.report.phases.lap("open files");
+        self.report.phases.lap("other");
         Ok(())
     }
 
@@ -509,7 +510,8 @@ impl Work<'_, '_> {
         }
         areas::join_vvar(&mut vmas);
         let kernel = self.kernel("cannot look for guard regions");
-        let guards = match self.tracking.look(pid, &vmas).map_err(&kernel)? {
+        let direct = self.files.is_direct(self.ids.files_id);
+        let guards = match self.tracking.look(pid, &vmas, direct).map_err(&kernel)? {
             Some(guards) => guards,
             None => {
                 let pagemap = process::open_proc(pid, "pagemap").map_err(&kernel)?;

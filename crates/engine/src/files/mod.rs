@@ -21,6 +21,7 @@ pub mod queues;
 pub mod regular;
 pub mod unix;
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -119,6 +120,15 @@ struct Key {
     link: PathBuf,
 }
 
+/// Where an open file description was seen first.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    pid: i32,
+    fd: i32,
+    id: u32,
+    kind: msg::FdTypes,
+}
+
 /// Collects the open files of a tree.
 pub struct Collector<'a> {
     /// Entries made so far.
@@ -144,8 +154,10 @@ pub struct Collector<'a> {
     next_id: u32,
     /// Descriptor tables seen, by their id.
     tables: HashSet<u32>,
-    /// Open file descriptions seen, by what is cheap to compare.
-    seen: HashMap<Key, Vec<(i32, i32, u32)>>,
+    /// Open file descriptions seen, by what is cheap to compare, then in the kernel's order.
+    seen: HashMap<Key, Vec<Seen>>,
+    /// Descriptor tables with files open for direct I/O, by their id.
+    direct: HashSet<u32>,
     /// Files known by their path and flags only: mapped, executable, directories.
     paths: HashMap<(u64, u64, PathBuf, u32), u32>,
 }
@@ -179,6 +191,7 @@ impl<'a> Collector<'a> {
             queues: queues::Recorder::default(),
             next_id: 1,
             tables: HashSet::new(),
+            direct: HashSet::new(),
             seen: HashMap::new(),
             paths: HashMap::new(),
         })
@@ -196,11 +209,17 @@ impl<'a> Collector<'a> {
         self.tables.insert(id)
     }
 
-    /// The descriptor table of a task.
+    /// Whether a descriptor table that was asked about holds files open for direct I/O.
+    #[must_use]
+    pub fn is_direct(&self, table: u32) -> bool {
+        self.direct.contains(&table)
+    }
+
+    /// The descriptor table of a task, with the table's id.
     ///
     /// # Errors
     /// A refusal, or what the kernel said.
-    pub fn table(&mut self, pid: i32) -> Result<Vec<msg::FdinfoEntry>, DumpError> {
+    pub fn table(&mut self, pid: i32, id: u32) -> Result<Vec<msg::FdinfoEntry>, DumpError> {
         let pidfd = process::pidfd_open(pid).map_err(|source| DumpError::Kernel {
             pid,
             what: "cannot be opened",
@@ -209,6 +228,9 @@ impl<'a> Collector<'a> {
         let mut table = Vec::new();
         for fd in fdinfo::descriptors(pid)? {
             let file = open(pid, pidfd.as_fd(), fd)?;
+            if file.info.flags & libc::O_DIRECT as u32 != 0 {
+                self.direct.insert(id);
+            }
             let cloexec = file.info.flags & O_CLOEXEC != 0;
             let held = locks::of(&file)?;
             let (id, kind) = self.descriptor(file)?;
@@ -233,20 +255,21 @@ impl<'a> Collector<'a> {
             mount: file.info.mount_id,
             link: file.link.clone(),
         };
-        for &(pid, fd, id) in self.seen.get(&key).into_iter().flatten() {
-            let what = Kcmp::File(fd as u64, file.fd as u64);
-            let order = process::kcmp(pid, file.pid, what).map_err(|source| DumpError::Kernel {
-                pid: file.pid,
-                what: "cannot compare descriptors",
-                source,
+        // The kernel puts them in an order (kcmp(2)): thousands of openings of one file are searched in
+        // a few steps.
+        let known = self.seen.get(&key).map_or(&[][..], Vec::as_slice);
+        let (mut low, mut high) = (0, known.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let seen = known[middle];
+            let what = Kcmp::File(seen.fd as u64, file.fd as u64);
+            let order = process::kcmp(seen.pid, file.pid, what).map_err(|source| {
+                DumpError::Kernel { pid: file.pid, what: "cannot compare descriptors", source }
             })?;
-            if order.is_eq() {
-                let kind = self
-                    .entries
-                    .iter()
-                    .find(|e| e.id == id)
-                    .map_or(msg::FdTypes::Und, msg::FileEntry::r#type);
-                return Ok((id, kind));
+            match order {
+                Ordering::Equal => return Ok((seen.id, seen.kind)),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
             }
         }
         let id = self.fresh_id();
@@ -254,7 +277,9 @@ impl<'a> Collector<'a> {
         let entry = self.dump(id, file)?;
         let kind = entry.r#type();
         self.entries.push(entry);
-        self.seen.entry(key).or_default().push((pid, fd, id));
+        // Files on their way in a queue of this one may have been added meanwhile: none of this inode
+        // and position, which are sockets' peers at most.
+        self.seen.entry(key).or_default().insert(low, Seen { pid, fd, id, kind });
         Ok((id, kind))
     }
 

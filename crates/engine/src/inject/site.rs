@@ -11,10 +11,13 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use cryopod_sys::process;
+
 use super::calls::Scratch;
 use super::{Space, frame};
 use crate::areas::PAGE;
-use crate::proc::maps::Area;
+use crate::proc::maps::{self, Area};
+use crate::proc::stat;
 
 /// First bytes of a site in use.
 const MARK: &[u8; 16] = b"cryopod frame 1\0";
@@ -44,6 +47,37 @@ fn untouched(pid: i32, start: u64, end: u64) -> io::Result<bool> {
     let mut entries = vec![0; ((end.div_ceil(PAGE) - first) * 8) as usize];
     pagemap.read_exact_at(&mut entries, first * 8)?;
     Ok(entries.as_chunks::<8>().0.iter().all(|e| u64::from_le_bytes(*e) & TOUCHED == 0))
+}
+
+/// How far below its beginning a main stack may reach, in bytes; other stacks are further away
+/// (mmap_base() of the kernel leaves at least this).
+const REACH: u64 = 128 << 20;
+
+/// Whether a stopped process has its first thread on another stack and data at the low end of its main
+/// one, so that no site can be taken: the child of a fork(2) by a thread, until it has another program.
+///
+/// # Errors
+/// Those of reading its state.
+pub fn is_in_use(pid: i32) -> io::Result<bool> {
+    let sp = cryopod_sys::ptrace::registers(pid)?.rsp;
+    let top = stat::of(pid, pid).map_err(io::Error::other)?.start_stack;
+    // On its main stack, for which nothing has to be read.
+    if sp <= top && top - sp < REACH {
+        return Ok(false);
+    }
+    let areas = maps::of(pid).map_err(io::Error::other)?;
+    let Some(stack) = areas.iter().find(|a| a.special() == Some("[stack]")) else {
+        return Ok(false);
+    };
+    let room = (frame::size(cryopod_sys::ptrace::xstate(pid)?.len()) as u64).next_multiple_of(64);
+    let start = stack.start.next_multiple_of(64);
+    let end = (start + 64 + ARGUMENTS + 2 * room).min(stack.end);
+    if (stack.start..=stack.end).contains(&sp) || untouched(pid, start, end)? {
+        return Ok(false);
+    }
+    let mut there = vec![0; (end - start) as usize];
+    process::open_proc(pid, "mem")?.read_exact_at(&mut there, start)?;
+    Ok(!there.starts_with(MARK) && there.iter().any(|byte| *byte != 0))
 }
 
 impl Site {

@@ -14,6 +14,7 @@ use super::transport::Transport;
 use crate::areas::{self, PAGE};
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
+use crate::lazy::Chunks;
 use crate::proc::maps::{self, Area};
 
 /// Highest user address.
@@ -197,55 +198,70 @@ fn is_ours(area: &msg::VmaEntry) -> bool {
     area.status & vma::REGULAR != 0 && area.status & (vma::VDSO | vma::VVAR | vma::VSYSCALL) == 0
 }
 
-/// Fills the areas with the archived pages.
+/// Fills the areas with the archived pages, but for those in `late`, ascending ranges of whole areas.
 pub(crate) fn fill(
     body: &Body,
+    late: &[(u64, u64)],
     remote: &mut Remote,
     space: &Space,
     scratch: Scratch,
     transport: &Transport,
 ) -> io::Result<()> {
-    let vdso = body.mm.vmas.iter().find(|a| a.status & vma::VDSO != 0);
-    let vdso = vdso.map_or((0, 0), |a| (a.start, a.end));
+    // The kernel's own pages are there already; a run may go on behind them.
+    let vdso = body.mm.vmas.iter().filter(|a| a.status & vma::VDSO != 0).map(|a| (a.start, a.end));
+    let mut skipped: Vec<(u64, u64)> = late.iter().copied().chain(vdso).collect();
+    skipped.sort_unstable();
+    let mut areas: Vec<_> = body.mm.vmas.iter().filter(|a| a.status & areas::GUARD == 0).collect();
+    areas.sort_unstable_by_key(|a| a.start);
+    // Pages and areas both ascend.
+    let (mut area_at, mut skip_at) = (0, 0);
     // The files of pages, as the task has them.
     let mut files: Vec<(*const File, i32)> = Vec::new();
     let mut buf = vec![0u8; DIRECT as usize];
+    let mut chunks = Chunks::default();
     for extent in &body.memory.extents {
-        let file = Arc::as_ptr(&extent.file);
+        let file = Arc::as_ptr(extent.file());
         let fd = match files.iter().find(|(known, _)| *known == file) {
             Some((_, fd)) => *fd,
             None => {
-                let fd = transport.send(extent.file.as_fd(), remote, space, scratch)?;
+                let fd = transport.send(extent.file().as_fd(), remote, space, scratch)?;
                 files.push((file, fd));
                 fd
             }
         };
-        let (mut at, mut from) = (extent.start, extent.offset);
+        let (mut at, mut from) = (extent.start, extent.offset());
         while at < extent.end {
-            // The kernel's own pages are there already; a run may go on behind them.
-            if at >= vdso.0 && at < vdso.1 {
-                let skip = vdso.1.min(extent.end) - at;
+            while skipped.get(skip_at).is_some_and(|(_, end)| *end <= at) {
+                skip_at += 1;
+            }
+            let skip = skipped.get(skip_at).copied().unwrap_or((u64::MAX, u64::MAX));
+            if at >= skip.0 {
+                let skip = skip.1.min(extent.end) - at;
                 at += skip;
                 from += skip;
                 continue;
             }
-            let Some(area) = body
-                .mm
-                .vmas
-                .iter()
-                .find(|a| a.status & areas::GUARD == 0 && (a.start..a.end).contains(&at))
-            else {
+            while areas.get(area_at).is_some_and(|a| a.end <= at) {
+                area_at += 1;
+            }
+            let Some(area) = areas.get(area_at).filter(|a| a.start <= at) else {
                 return Err(invalid("there are pages where nothing is mapped"));
             };
-            let len = extent.end.min(area.end) - at;
+            let len = extent.end.min(area.end).min(skip.0) - at;
             let writable = area.prot & PROT_WRITE != 0;
-            let done = if writable && len >= DIRECT {
+            // What is to be checked when it is read has to come through here.
+            let checked = extent.pages.check.is_some();
+            let done = if writable && len >= DIRECT && !checked {
                 let len = len.min(READ_MAX);
                 remote.call(libc::SYS_pread64, [fd as u64, at, len, from, 0, 0])?
             } else {
                 let len = len.min(DIRECT);
                 let part = &mut buf[..len as usize];
-                extent.file.read_exact_at(part, from)?;
+                if checked {
+                    chunks.read(&extent.pages, from - extent.pages.offset, part)?;
+                } else {
+                    extent.file().read_exact_at(part, from)?;
+                }
                 space.write(at, part)?;
                 len
             };

@@ -1,6 +1,7 @@
 //! The images of a restore, read and checked for sense before anything is made.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use cryopod_images::pages::Pagemap;
 use cryopod_images::{Image, Reader, msg, vma};
@@ -34,7 +35,7 @@ pub(crate) struct Body {
     pub(crate) ids: msg::TaskKobjIdsEntry,
     pub(crate) mm: msg::MmEntry,
     pub(crate) fs: msg::FsEntry,
-    pub(crate) memory: Memory,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl TaskImages {
@@ -125,7 +126,7 @@ fn one<M: Message + Default>(
 }
 
 /// The pages a pagemap refers to.
-fn pages(source: &dyn ImageSource, map: &Pagemap) -> Result<Option<Pages>, RestoreError> {
+fn pages(source: &dyn ImageSource, map: &Pagemap) -> Result<Option<Arc<Pages>>, RestoreError> {
     let name = Image::Pages.file_name(map.pages_id.into());
     let pages = source
         .pages(&name)
@@ -133,7 +134,7 @@ fn pages(source: &dyn ImageSource, map: &Pagemap) -> Result<Option<Pages>, Resto
     if pages.as_ref().map_or(0, |p| p.len) < map.pages_len() {
         return Err(bad(&name, "it is shorter than its pagemap says"));
     }
-    Ok(pages)
+    Ok(pages.map(Arc::new))
 }
 
 impl Images {
@@ -242,7 +243,7 @@ impl Images {
         let ids: msg::TaskKobjIdsEntry = one(source, Image::Ids, id)?;
         let mm: msg::MmEntry = one(source, Image::Mm, id)?;
         check_areas(&Image::Mm.file_name(id), &mm)?;
-        let memory = Memory::load(source, id)?;
+        let memory = Memory::load(source, id)?.into();
         for area in &mm.vmas {
             let kind = area.status & (vma::ANON_SHARED | vma::MEMFD | vma::SYSVIPC);
             if kind == vma::ANON_SHARED {

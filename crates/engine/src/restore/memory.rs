@@ -11,7 +11,7 @@ use cryopod_images::pages::Pagemap;
 
 use super::load::bad;
 use crate::error::RestoreError;
-use crate::store::ImageSource;
+use crate::store::{ImageSource, Pages};
 
 /// Where the parent of an image set is.
 const PARENT: &str = "parent";
@@ -23,9 +23,21 @@ const GENERATIONS: usize = 32;
 pub(crate) struct Extent {
     pub(crate) start: u64,
     pub(crate) end: u64,
-    pub(crate) file: Arc<File>,
+    /// The image that has them.
+    pub(crate) pages: Arc<Pages>,
+    /// Of the first page in the image, in bytes.
+    pub(crate) at: u64,
+}
+
+impl Extent {
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.pages.file
+    }
+
     /// Of the first page in the file, in bytes.
-    pub(crate) offset: u64,
+    pub(crate) fn offset(&self) -> u64 {
+        self.pages.offset + self.at
+    }
 }
 
 /// All pages of a task, ascending by address.
@@ -55,7 +67,8 @@ impl Memory {
         let pages_name = format!("{folder}{}", Image::Pages.file_name(map.pages_id.into()));
         let pages = source
             .pages(&pages_name)
-            .map_err(|source| RestoreError::Source { name: pages_name.clone(), source })?;
+            .map_err(|source| RestoreError::Source { name: pages_name.clone(), source })?
+            .map(Arc::new);
         if pages.as_ref().map_or(0, |p| p.len) < map.pages_len() {
             return Err(bad(&pages_name, "it is shorter than its pagemap says"));
         }
@@ -78,8 +91,8 @@ impl Memory {
                 extents.push(Extent {
                     start: run.vaddr,
                     end: run.end(),
-                    file: Arc::clone(&pages.file),
-                    offset: pages.offset + offset,
+                    pages: Arc::clone(pages),
+                    at: offset,
                 });
             }
         }
@@ -98,8 +111,8 @@ impl Memory {
             out.push(Extent {
                 start: at,
                 end: upto,
-                file: Arc::clone(&extent.file),
-                offset: extent.offset + (at - extent.start),
+                pages: Arc::clone(&extent.pages),
+                at: extent.at + (at - extent.start),
             });
             at = upto;
         }
@@ -108,9 +121,13 @@ impl Memory {
 
     /// Where the page an address is in can be read: the file and the offset in it.
     pub(crate) fn page(&self, address: u64) -> Option<(&File, u64)> {
-        let after = self.extents.partition_point(|extent| extent.start <= address);
-        let extent = self.extents.get(after.checked_sub(1)?)?;
-        (address < extent.end).then(|| (&*extent.file, extent.offset + (address - extent.start)))
+        let extent = self.from(address).first().filter(|extent| extent.start <= address)?;
+        Some((&**extent.file(), extent.offset() + (address - extent.start)))
+    }
+
+    /// The extents from an address on; the first may begin before it.
+    pub(crate) fn from(&self, address: u64) -> &[Extent] {
+        &self.extents[self.extents.partition_point(|extent| extent.end <= address)..]
     }
 }
 
@@ -144,7 +161,7 @@ mod tests {
         let found: Vec<_> = memory
             .extents
             .iter()
-            .map(|e| (e.start / PAGE, e.end / PAGE, e.offset / PAGE))
+            .map(|e| (e.start / PAGE, e.end / PAGE, e.offset() / PAGE))
             .collect();
         assert_eq!(found, [(1, 3, 0), (3, 4, 1), (4, 5, 4), (5, 7, 2)]);
         assert_eq!(memory.page(6 * PAGE + 5).unwrap().1, 3 * PAGE + 5);

@@ -7,7 +7,7 @@
 mod layout;
 mod leaders;
 mod load;
-mod memory;
+pub(crate) mod memory;
 mod process;
 mod sockets;
 mod stop;
@@ -30,6 +30,7 @@ use crate::files::{
     datagrams, events, fifos, ghosts, inet, inotify, marks, memfd, netlink, owners, pipes, regular,
 };
 use crate::inject::Remote;
+use crate::lazy::{Early, FillError, Filling, Lazy, Watcher};
 use crate::proc::tasks;
 use crate::segments;
 use crate::store::ImageSource;
@@ -56,6 +57,8 @@ pub struct RestoreOptions {
     pub inherit: Vec<(String, OwnedFd)>,
     /// Lower what cannot be raised to its archived value (limits) instead of refusing.
     pub clamp: bool,
+    /// Let memory come late, after the release ([`crate::lazy`]); `None`: all of it is there before.
+    pub lazy: Option<Lazy>,
 }
 
 /// A tree that is complete and has not run yet. Dropping it kills it.
@@ -70,14 +73,78 @@ pub struct Restored {
     /// Processes that are stopped by job control already.
     resting: Vec<i32>,
     released: bool,
+    /// What serves memory that is not there yet.
+    early: Option<Early>,
+    notes: Vec<String>,
 }
 
 impl Restored {
-    /// Lets every task run.
+    /// Lets every task run. Memory that comes late is filled before this returns.
     ///
     /// # Errors
-    /// A task that ended meanwhile; the others are killed.
+    /// A task that ended meanwhile; the others are killed. [`RestoreError::Fill`]: see there.
     pub fn release(mut self) -> Result<(), RestoreError> {
+        if self.early.is_some() {
+            let mut outcome = Outcome::default();
+            self.release_and_fill(&mut outcome)?;
+            return outcome.0.map_or(Ok(()), |error| Err(RestoreError::Fill(error)));
+        }
+        self.let_go()
+    }
+
+    /// Lets every task run, tells so, and fills the memory that comes late; tells when that is done,
+    /// or why it cannot be. Returns when the watcher says that it is over. A copy of the caller may
+    /// be what goes on, and tells, when the caller is killed: what the watcher tells must not depend
+    /// on the caller's process but on its descriptors.
+    ///
+    /// # Errors
+    /// As [`Restored::release`], before the release was told.
+    pub fn release_and_fill(mut self, watcher: &mut dyn Watcher) -> Result<(), RestoreError> {
+        let Some(early) = self.early.take() else {
+            self.let_go()?;
+            watcher.tell(Filling::Released);
+            watcher.tell(Filling::Filled);
+            return Ok(());
+        };
+        let fail = |source| FillError { pid: 0, address: 0, source };
+        let gone = || fail(io::Error::other("there is no filler"));
+        let (filler, served) = early.stop();
+        served?;
+        let mut filler = filler.ok_or_else(gone)?;
+        let partner = filler.pair(watcher).map_err(fail)?;
+        filler.may_go(true);
+        let early = match Early::start(filler) {
+            Ok(early) => early,
+            Err(e) => return Err(fail(e).into()),
+        };
+        let released = self.let_go();
+        let (filler, served) = early.stop();
+        let mut filler = filler.ok_or_else(gone)?;
+        if released.is_err() {
+            // All tasks are killed with the end of this: nobody is to take up anything.
+            filler.may_go(false);
+            return released;
+        }
+        filler.work(Some(partner), served, watcher);
+        Ok(())
+    }
+
+    /// What comes late of the memory of the tree's processes is filled through these descriptors: as
+    /// long as somebody holds copies of them, nobody reads zeros where content belongs.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.early.as_ref().map_or(Ok(Vec::new()), Early::descriptors)
+    }
+
+    /// Why memory does not come late though that was asked for, by process.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn let_go(&mut self) -> Result<(), RestoreError> {
         for (pid, signal) in &self.stopped {
             cryopod_sys::process::kill(*pid, *signal).map_err(|source| RestoreError::Kernel {
                 pid: *pid,
@@ -112,6 +179,22 @@ impl Drop for Restored {
         if !self.released {
             kill_all(&self.tasks.iter().filter_map(|t| t.first().copied()).collect::<Vec<_>>());
         }
+    }
+}
+
+/// Remembers how a fill ended.
+#[derive(Debug, Default)]
+struct Outcome(Option<FillError>);
+
+impl Watcher for Outcome {
+    fn tell(&mut self, what: Filling) {
+        if let Filling::Failed(error) = what {
+            self.0 = Some(error);
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        true
     }
 }
 
@@ -174,6 +257,10 @@ pub(crate) struct Context<'a> {
     pub(crate) announced: std::collections::HashSet<u32>,
     /// Epoll instances that are filled already.
     pub(crate) filled: std::collections::HashSet<u32>,
+    /// What serves memory that comes late.
+    pub(crate) early: Option<Early>,
+    /// Why memory does not come late.
+    pub(crate) notes: Vec<String>,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -540,6 +627,8 @@ fn build(
         hosts: HashMap::new(),
         announced: std::collections::HashSet::new(),
         filled: std::collections::HashSet::new(),
+        early: None,
+        notes: Vec::new(),
     };
     let mut tasks = Vec::new();
     let (mut stopped, mut resting) = (Vec::new(), Vec::new());
@@ -566,5 +655,6 @@ fn build(
     context.send()?;
     context.watch()?;
     context.own(&tasks)?;
-    Ok(Restored { pid, tasks, stopped, resting, released: false })
+    let (early, notes) = (context.early.take(), std::mem::take(&mut context.notes));
+    Ok(Restored { pid, tasks, stopped, resting, released: false, early, notes })
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use cryopod_images::{Image, msg, vma};
 use cryopod_sys::ptrace::{self, Registers};
+use cryopod_sys::{missing, process};
 
 use super::Context;
 use super::layout;
@@ -16,6 +17,7 @@ use crate::error::RestoreError;
 use crate::files::{events, locks};
 use crate::inject::calls::Scratch;
 use crate::inject::{Remote, Space};
+use crate::lazy::{self, Early, Filler};
 use crate::{credentials, registers, scheduling, seccomp, signals, timers, waits};
 
 const PR_SET_CHILD_SUBREAPER: i32 = 36;
@@ -141,7 +143,9 @@ impl Site<'_, '_> {
             return Err(e);
         }
         mapped.map_err(&fail)?;
-        layout::fill(body, &mut self.remote, &self.space, scratch, transport).map_err(&fail)?;
+        let late = self.come_late()?;
+        layout::fill(body, &late, &mut self.remote, &self.space, scratch, transport)
+            .map_err(&fail)?;
         layout::finish(body, &mut self.remote).map_err(&fail)?;
         layout::install_guards(body, &mut self.remote).map_err(&fail)?;
         self.context.images.path(body.mm.exe_file_id)?;
@@ -150,6 +154,45 @@ impl Site<'_, '_> {
         layout::set_bounds(&body.mm, exe, &mut self.remote, &self.space, scratch)
             .map_err(self.fail("cannot set the bounds of its memory"))?;
         self.remote.close(exe).map_err(&fail)
+    }
+
+    /// Registers the areas whose pages come late, if they may; their ranges.
+    fn come_late(&mut self) -> Result<Vec<(u64, u64)>, RestoreError> {
+        let pid = self.image.pid();
+        let Some(lazy) = self.context.options.lazy else { return Ok(Vec::new()) };
+        let late = lazy::ranges(&self.body.mm.vmas, &self.body.memory, lazy);
+        if late.is_empty() {
+            return Ok(late);
+        }
+        let fail = self.fail("cannot have its memory filled while it runs");
+        let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
+        let made = match self.remote.call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]) {
+            Ok(made) => made as i32,
+            Err(error) => {
+                let why = format!("process {pid} is filled at once: no userfaultfd: {error}");
+                self.context.notes.push(why);
+                return Ok(Vec::new());
+            }
+        };
+        let pidfd = process::pidfd_open(self.host).map_err(&fail)?;
+        let uffd = process::pidfd_getfd(pidfd.as_fd(), made).map_err(&fail)?;
+        self.remote.close(made).map_err(&fail)?;
+        if let Err(error) = missing::agree(uffd.as_fd()) {
+            let why = format!("process {pid} is filled at once: the kernel does not tell: {error}");
+            self.context.notes.push(why);
+            return Ok(Vec::new());
+        }
+        for (start, end) in &late {
+            missing::register(uffd.as_fd(), *start, *end).map_err(&fail)?;
+        }
+        let memory = std::sync::Arc::clone(&self.body.memory);
+        let early = match self.context.early.take() {
+            Some(early) => early,
+            None => Filler::new(lazy).and_then(Early::start).map_err(&fail)?,
+        };
+        early.add(uffd, pid, &late, memory);
+        self.context.early = Some(early);
+        Ok(late)
     }
 
     fn descriptors(&mut self, transport: &Transport) -> Result<(), RestoreError> {

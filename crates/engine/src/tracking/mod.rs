@@ -48,7 +48,7 @@ use batch::{Batch, read_what_is_there};
 use changes::Changes;
 use layout::{Copy, Frozen, Layout};
 
-/// Bytes of pages that are let go in one call: it holds the lock of the address space.
+/// Bytes of pages that are let go in one call: faults wait for it.
 const PART: u64 = 4 << 20;
 /// Bytes copied in one call.
 const CHUNK: usize = 1 << 20;
@@ -66,14 +66,14 @@ const CHECK_WPASYNC: u64 = 1 << 1;
 #[derive(Debug)]
 struct Tracked {
     start_time: u64,
-    uffd: OwnedFd,
+    /// `None` when it is let go.
+    uffd: Option<OwnedFd>,
     /// Registered areas.
     areas: Vec<Area>,
     /// What was copied first, and into which image of pages.
     base: Pagemap,
     /// Copies in the staging memory, in the order they were made.
     staged: Vec<Copy>,
-    let_go: bool,
 }
 
 /// All tracked processes, by pid.
@@ -147,6 +147,14 @@ impl Tracking {
                 Err(error) => this.reason(format!("no userfaultfd: {error}")),
             }
         }
+        // While it stands still: an area that grew meanwhile would be registered in part, and be two
+        // areas then, which mremap(2) does not take.
+        for (pages_id, pid, uffd) in made {
+            match Tracked::register(pid, pages_id, uffd) {
+                Ok(tracked) => drop(this.tasks.insert(pid, tracked)),
+                Err(error) => this.reason(format!("its memory cannot be tracked: {error}")),
+            }
+        }
         // A call that the stop has ended for good, such as epoll_wait(2), is to be made again.
         for thread in tasks.iter().flat_map(|task| &task.threads) {
             if let Ok(found) = cryopod_sys::ptrace::registers(thread.tid) {
@@ -161,12 +169,6 @@ impl Tracking {
         }
         let stood = tree.thaw();
         drop(urgent);
-        for (pages_id, pid, uffd) in made {
-            match Tracked::register(pid, pages_id, uffd) {
-                Ok(tracked) => drop(this.tasks.insert(pid, tracked)),
-                Err(error) => this.reason(format!("its memory cannot be tracked: {error}")),
-            }
-        }
         (this, stood)
     }
 
@@ -273,8 +275,8 @@ impl Tracking {
         self.staging.reserve(expected.max(ROOM));
     }
 
-    /// Looks for what became of the memory of a stopped process, given its areas: the guard regions
-    /// in it, or `None` when it is not tracked and must be looked at, and copied, otherwise.
+    /// Looks for what became of the memory of a stopped process, given its areas, and whether it has
+    /// files open for direct I/O: the guard regions in it, or `None` when it is not tracked and must be looked at, and copied, otherwise.
     ///
     /// # Errors
     /// Those of PAGEMAP_SCAN.
@@ -282,13 +284,14 @@ impl Tracking {
         &mut self,
         pid: i32,
         vmas: &[msg::VmaEntry],
+        direct: bool,
     ) -> io::Result<Option<Vec<msg::VmaEntry>>> {
         let Some(tracked) = self.tasks.get(&pid) else { return Ok(None) };
         if stat::of(pid, pid).map_or(true, |s| s.start_time != tracked.start_time) {
             self.tasks.remove(&pid);
             return Ok(None);
         }
-        if has_direct_files(pid) {
+        if direct {
             self.tasks.remove(&pid);
             self.reason("files open for direct I/O".into());
             return Ok(None);
@@ -358,8 +361,6 @@ impl Tracking {
     }
 }
 
-/// Lets every process go in small parts; closing the descriptors would do it at once, with its
-/// address space locked.
 impl Drop for Tracked {
     fn drop(&mut self) {
         self.let_go();
@@ -379,28 +380,38 @@ impl Tracked {
         let start_time = stat::of(pid, pid).map_err(io::Error::other)?.start_time;
         let mut this = Self {
             start_time,
-            uffd,
+            uffd: None,
             areas: Vec::new(),
             base: Pagemap::new(pages_id),
             staged: Vec::new(),
-            let_go: false,
         };
         let areas = vmflags::areas(pid).map_err(io::Error::other)?;
-        for area in areas.into_iter().filter(is_private) {
-            // One that cannot be registered, or is gone, is copied in the freeze.
-            if userfaultfd::register(this.uffd.as_fd(), area.start, area.end).is_ok() {
-                this.areas.push(area);
+        // Neighbours in one call, whatever lies between them.
+        for group in areas.chunk_by(|a, b| is_private(a) == is_private(b)) {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+            if !is_private(first) {
+                continue;
             }
+            if userfaultfd::register(uffd.as_fd(), first.start, last.end).is_ok() {
+                this.areas.extend(group.iter().cloned());
+                continue;
+            }
+            // One that cannot be registered is copied in the freeze.
+            let own =
+                |area: &&Area| userfaultfd::register(uffd.as_fd(), area.start, area.end).is_ok();
+            this.areas.extend(group.iter().filter(own).cloned());
         }
+        this.uffd = Some(uffd);
         Ok(this)
     }
 
-    /// Ends the tracking.
+    /// Ends the tracking: the protection goes in small parts, then the registration at once, so that no
+    /// area is ever registered in part.
     fn let_go(&mut self) {
-        if !std::mem::replace(&mut self.let_go, true) {
+        if let Some(uffd) = self.uffd.take() {
             for (start, end) in self.parts() {
                 // What is gone meanwhile is not there to be let go.
-                let _ = userfaultfd::unregister(self.uffd.as_fd(), start, end);
+                let _ = userfaultfd::unprotect(uffd.as_fd(), start, end);
             }
         }
     }
@@ -421,7 +432,7 @@ impl Tracked {
                 }
                 held += end - at;
             }
-            if start < area.end {
+            if held > 0 {
                 parts.push((start, area.end));
             }
         }

@@ -145,6 +145,8 @@ fn restore_dies(name: &str, stride: usize) -> io::Result<usize> {
         if !engine.run_to(stops, Work::Restore)? {
             match engine.finish()? {
                 Err(said) if said.contains("its pid is taken") => {
+                    // It may have ended after the last look.
+                    reap();
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }

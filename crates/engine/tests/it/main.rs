@@ -7,6 +7,7 @@
 
 mod death;
 mod files;
+mod late;
 mod program;
 mod sockets;
 mod victims;

@@ -41,3 +41,8 @@ pub(crate) fn dump_with(pid: u32, images: &Path, more: &[&str]) -> Result<String
 pub(crate) fn restore(images: &Path) -> Result<String, String> {
     run(&["restore"], images)
 }
+
+/// Restores from `images`, with further options.
+pub(crate) fn restore_with(images: &Path, more: &[&str]) -> Result<String, String> {
+    run(&[&["restore"], more].concat(), images)
+}

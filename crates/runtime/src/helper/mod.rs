@@ -88,8 +88,14 @@ pub(crate) enum Event {
     Checkpointed(Box<CheckpointReport>),
     /// The archived tasks are there and wait for [`Command::Release`](dump::Command::Release).
     Restored,
+    /// Their memory comes late; descriptors that keep it from reading as zeros are beside this.
+    Late,
+    /// Something to be written down.
+    Note(String),
     /// They run.
     Released,
+    /// Memory that came late is all there.
+    Filled,
     /// It did not work.
     Failed(Failure),
 }

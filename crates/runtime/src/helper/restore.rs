@@ -7,12 +7,17 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cryopod_archive::{Archive, Limits, ReadError, TreeError, names, unpack_tree};
-use cryopod_engine::{ImageSource, Pages, RestoreError, RestoreOptions, RestoreRoot, Restored};
+use cryopod_engine::{
+    CheckPages, Filling, ImageSource, Lazy, Pages, RestoreError, RestoreOptions, RestoreRoot,
+    Restored, Watcher,
+};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +27,7 @@ use crate::error::ErrorKind;
 use crate::manifest::Tmpfs;
 use crate::record::Stamp;
 use crate::tree;
-use crate::wire::{Channel, Failure};
+use crate::wire::{Channel, FDS_MAX, Failure};
 
 /// What to restore.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +42,8 @@ pub(crate) struct RestorePlan {
     pub(crate) descriptors: Vec<String>,
     pub(crate) tmpfs: Vec<Tmpfs>,
     pub(crate) stdio: StdioShape,
+    /// Memory may come late, with so many milliseconds of rest after each MiB.
+    pub(crate) lazy: Option<u64>,
 }
 
 /// Why a restore failed.
@@ -95,7 +102,8 @@ pub(super) fn run(
     fds: impl Iterator<Item = OwnedFd>,
 ) -> std::result::Result<(), HelperError> {
     let event = match restore(channel, plan, fds) {
-        Ok(()) => Event::Released,
+        // Whoever filled the memory has told what there is to tell.
+        Ok(()) => return Ok(()),
         Err(error) => Event::Failed(Failure::new(error.kind(), &error)),
     };
     channel.send(&event, &[]).map_err(super::step("report"))
@@ -113,7 +121,7 @@ fn restore(
     if !same(&file) {
         return Err(changed());
     }
-    let archive = Archive::from_file(file, &plan.archive)?;
+    let archive = Arc::new(Archive::from_file(file, &plan.archive)?);
     let stdio = plan.stdio.take(&mut fds);
     let mut inherit = Vec::new();
     for (name, fd) in plan.descriptors.iter().zip([stdio.stdin, stdio.stdout, stdio.stderr]) {
@@ -130,17 +138,34 @@ fn restore(
     for tmpfs in &plan.tmpfs {
         fill(&archive, plan.pid, tmpfs)?;
     }
-    let options = RestoreOptions { root: RestoreRoot::Stopped(plan.pid), inherit, clamp: false };
-    let restored: Restored = cryopod_engine::restore(options, &Source { archive: &archive })
-        .map_err(ResumeError::Engine)?;
+    let options = RestoreOptions {
+        root: RestoreRoot::Stopped(plan.pid),
+        inherit,
+        clamp: false,
+        lazy: plan.lazy.map(|rest| Lazy { pause: Duration::from_millis(rest), ..Lazy::default() }),
+    };
+    let source = Source { archive: &archive, check: plan.lazy.is_some() };
+    let restored: Restored =
+        cryopod_engine::restore(options, &source).map_err(ResumeError::Engine)?;
     // The engine has read it by now: had it changed, something else was restored.
     if !same(archive.file()) {
         return Err(changed());
     }
     let told = |e| failed("tell the shim about", "the restore")(e);
+    for note in restored.notes() {
+        channel.send(&Event::Note(note.clone()), &[]).map_err(told)?;
+    }
+    let held = restored.descriptors().map_err(told)?;
+    for some in held.chunks(FDS_MAX) {
+        let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+        channel.send(&Event::Late, &some).map_err(told)?;
+    }
+    drop(held);
     channel.send(&Event::Restored, &[]).map_err(told)?;
     match channel.receive::<Command>().map_err(told)? {
-        Some((Command::Release, _)) => restored.release().map_err(ResumeError::Engine),
+        Some((Command::Release, _)) => {
+            restored.release_and_fill(&mut Teller { channel }).map_err(ResumeError::Engine)
+        }
         _ => Err(ResumeError::Cancelled),
     }
 }
@@ -186,9 +211,53 @@ fn fill(archive: &Archive, pid: i32, tmpfs: &Tmpfs) -> Result<()> {
     Ok(())
 }
 
+/// Tells the shim what becomes of memory that comes late. It holds copies of the descriptors until it
+/// hangs up.
+struct Teller<'a> {
+    channel: &'a Channel,
+}
+
+impl Watcher for Teller<'_> {
+    fn tell(&mut self, what: Filling) {
+        let event = match what {
+            Filling::Released => Event::Released,
+            Filling::Filled => Event::Filled,
+            Filling::Failed(error) => Event::Failed(Failure::new(ErrorKind::Internal, &error)),
+        };
+        // A shim that is gone is seen by `is_over`.
+        let _ = self.channel.send(&event, &[]);
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.channel.is_hung_up()
+    }
+}
+
 /// The archive as the engine sees it.
 pub(super) struct Source<'a> {
-    pub(super) archive: &'a Archive,
+    pub(super) archive: &'a Arc<Archive>,
+    /// Whether pages are to be checked when they are read.
+    pub(super) check: bool,
+}
+
+/// An entry whose chunks are checked by the archive's digests.
+#[derive(Debug)]
+struct Digests {
+    archive: Arc<Archive>,
+    name: String,
+}
+
+impl CheckPages for Digests {
+    fn chunk(&self, at: u64) -> (usize, Range<u64>) {
+        let Some(entry) = self.archive.entry(&self.name) else { return (0, 0..0) };
+        let index = self.archive.chunk_at(entry, at);
+        (index, self.archive.chunk(entry, index))
+    }
+
+    fn check(&self, index: usize, bytes: &[u8]) -> io::Result<()> {
+        let entry = self.archive.file_entry(&self.name).map_err(io::Error::other)?;
+        self.archive.check(entry, index, bytes).map_err(io::Error::other)
+    }
 }
 
 /// No image but those of pages is larger.
@@ -208,6 +277,10 @@ impl ImageSource for Source<'_> {
             file: self.archive.file().clone(),
             offset: entry.offset,
             len: entry.size,
+            check: self.check.then(|| {
+                let archive = Arc::clone(self.archive);
+                Arc::new(Digests { archive, name: name.clone() }) as Arc<dyn CheckPages>
+            }),
         }))
     }
 }

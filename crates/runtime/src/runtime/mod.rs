@@ -4,7 +4,7 @@ mod checkpoints;
 mod containers;
 mod images;
 mod recovery;
-mod restores;
+pub(crate) mod restores;
 mod sandboxes;
 mod stats;
 

@@ -11,8 +11,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use cryopod_archive::{
-    Archive, Limits, MAX_METADATA, MetadataError, ReadError, TreeError, names, remove_deleted,
-    unpack_diff, unpack_tree,
+    Archive, Entry, Limits, MAX_METADATA, MetadataError, ReadError, TreeError, names,
+    remove_deleted, unpack_diff, unpack_tree,
 };
 use oci_spec::runtime::Spec;
 
@@ -30,6 +30,14 @@ use crate::record::{ContainerRecord, RestoreRecord, SandboxRecord, Stamp, io_err
 use crate::shim::{Partial, Request};
 use crate::spec;
 use crate::wire::chain;
+
+/// Annotation of a container that is restored: `lazy` lets it run before its memory is there, `lazy
+/// 5ms` with a rest of five milliseconds after each MiB that nobody waits for; `eager`, as without it,
+/// only afterwards.
+pub const MEMORY_ANNOTATION: &str = "cryopod.restore/memory";
+
+/// Threads that verify an archive.
+const VERIFIERS: usize = 2;
 
 fn refused(error: &dyn std::error::Error) -> RuntimeError {
     RuntimeError::Shim { kind: ErrorKind::Refused, message: chain(error) }
@@ -156,8 +164,11 @@ impl Runtime {
             let (archived, wanted) = (opened.pod.namespace.clone(), wanted.clone());
             return Err(PolicyError::Namespace { archived, wanted }.into());
         }
-        // All of it, so that damage is found before anything is made.
-        opened.archive.verify(&mut |_| {}).map_err(read_error)?;
+        // All of it, so that damage is found before anything is made; but for the pages of memory that
+        // is to come late, of which each chunk is verified before it is used.
+        let lazy = comes_late(config)?.filter(|_| opened.archive.id().is_some());
+        let wanted = |entry: &Entry| lazy.is_none() || !is_pages(&entry.name);
+        opened.archive.verify_chosen(VERIFIERS, &wanted).map_err(read_error)?;
         let config = complete(config, &opened)?;
         check(&config)?;
         let (bounding, _) = capability::plan(&config.security).map_err(|e| {
@@ -165,7 +176,10 @@ impl Runtime {
         })?;
         policy::check_capabilities(&opened.archive, bounding)?;
         let image = self.base_image(&opened)?;
-        let record = self.restored_record(&sandbox, &config, &image, &opened)?;
+        let mut record = self.restored_record(&sandbox, &config, &image, &opened)?;
+        if let Some(restore) = &mut record.restore {
+            restore.lazy = lazy;
+        }
         let id = record.id.clone();
         let _lock = self.reserve(&sandbox, &record)?;
         let made = (|| {
@@ -285,6 +299,7 @@ impl Runtime {
             partial,
             descriptors,
             tmpfs,
+            lazy: None,
         });
         Ok(record)
     }
@@ -323,6 +338,28 @@ impl Runtime {
         }
         self.save_spec(&record.id, &spec)
     }
+}
+
+/// Whether a container's memory may come after it runs: what its annotation says.
+fn comes_late(config: &ContainerConfig) -> Result<Option<u64>> {
+    let said = config.annotations.get(MEMORY_ANNOTATION).map_or("eager", String::as_str);
+    let paced = || said.strip_prefix("lazy ")?.strip_suffix("ms")?.parse::<u16>().ok();
+    match said {
+        "lazy" => Ok(Some(0)),
+        "eager" => Ok(None),
+        _ => paced().map(|rest| Some(rest.into())).ok_or_else(|| RuntimeError::InvalidArgument {
+            field: "annotations",
+            reason: format!(
+                "{MEMORY_ANNOTATION} is {said:?}: it can be \"eager\", \"lazy\" or \"lazy 5ms\""
+            ),
+        }),
+    }
+}
+
+/// Whether an entry is an image of pages.
+fn is_pages(name: &str) -> bool {
+    let file = name.rsplit_once('/').map_or(name, |(_, file)| file);
+    name.starts_with(names::IMAGES) && file.starts_with("pages-") && file.ends_with(".img")
 }
 
 fn missing(id: &str, name: &str) -> RuntimeError {

@@ -4,9 +4,10 @@
 //! be stopped and the archive is whole, killed.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cryopod_sys::sched::Urgent;
@@ -98,6 +99,7 @@ impl Shim {
     ) -> Result<CheckpointReport, RuntimeError> {
         // One at a time: a tree has one tracer.
         let _one = container.checkpoint.lock();
+        let wanted = &self.after_fill(container, wanted, client)?;
         let plan = {
             let state = container.lock();
             let running = "only a running one can be checkpointed";
@@ -132,6 +134,35 @@ impl Shim {
             }
         }
         result
+    }
+
+    /// Waits until memory that came late is all there: what is asked for within the time left.
+    fn after_fill(
+        &self,
+        container: &Container,
+        wanted: &Wanted,
+        client: &UnixStream,
+    ) -> Result<Wanted, RuntimeError> {
+        let begun = Instant::now();
+        loop {
+            let left = wanted.limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+            if container.wait_filled(left.map_or(LOOK, |left| left.min(LOOK))) {
+                let location = wanted.location.clone();
+                return Ok(Wanted { location, limit: left, ..*wanted });
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(RuntimeError::Shim {
+                    kind: ErrorKind::DeadlineExceeded,
+                    message: "its memory was still being filled from the archive it was restored \
+                              from: try again later"
+                        .into(),
+                });
+            }
+            let mut fds = [PollFd::new(client, PollFlags::IN | PollFlags::RDHUP)];
+            if matches!(poll(&mut fds, Some(&timespec(Duration::ZERO))), Ok(1..)) {
+                return Err(RuntimeError::Cancelled { what: "the checkpoint" });
+            }
+        }
     }
 
     fn watch_dump(
@@ -235,7 +266,8 @@ impl Shim {
     /// Restores the checkpoint a container was made from into its waiting first process. Its state
     /// is locked all the while.
     pub(super) fn resume(
-        &self,
+        self: &Arc<Self>,
+        container: &Arc<Container>,
         state: &mut State,
         running: &ContainerRecord,
     ) -> Result<(), RuntimeError> {
@@ -252,6 +284,7 @@ impl Shim {
             descriptors: restore.descriptors.clone(),
             tmpfs: restore.tmpfs.clone(),
             stdio: source.shape,
+            lazy: restore.lazy,
         };
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(source.archive.as_fd())
             .chain(source.stdio.iter().map(AsFd::as_fd))
@@ -260,6 +293,7 @@ impl Shim {
         drop(fds);
         drop(source);
         let mut watch = Deathwatch::new(pid, helper);
+        let mut held = Vec::new();
         let result = loop {
             let mut said = [PollFd::new(&channel, PollFlags::IN)];
             if matches!(poll(&mut said, Some(&timespec(LOOK))), Ok(0) | Err(_)) {
@@ -279,6 +313,10 @@ impl Shim {
                         break Err(internal("release", error));
                     }
                 }
+                Ok(Some((Event::Late, fds))) => held.extend(fds),
+                Ok(Some((Event::Note(note), _))) => {
+                    super::door::complain(&internal("fill the memory of", io::Error::other(note)));
+                }
                 Ok(Some((Event::Released, _))) => break Ok(()),
                 Ok(Some((Event::Failed(failure), _))) => break Err(failure.into()),
                 Ok(Some(_)) => {}
@@ -288,9 +326,40 @@ impl Shim {
                 }
             }
         };
+        if result.is_ok() && !held.is_empty() {
+            state.filling = true;
+            let (shim, container) = (Arc::clone(self), Arc::clone(container));
+            let watch = move || shim.watch_fill(&container, helper, channel, held);
+            let started = std::thread::Builder::new().name("fill".into()).spawn(watch);
+            return started.map(drop).map_err(|e| internal("watch the memory of", e));
+        }
         drop(channel);
         self.reaper.wait(helper, None);
         result
+    }
+
+    /// Waits until memory that comes late is there. When it never will be, the container is ended, and
+    /// says why. The copies of the descriptors are kept until then: nobody reads zeros.
+    fn watch_fill(&self, container: &Container, helper: i32, channel: Channel, held: Vec<OwnedFd>) {
+        let failed = loop {
+            match channel.receive::<Event>() {
+                Ok(Some((Event::Filled, _))) => break None,
+                Ok(Some((Event::Failed(failure), _))) => break Some(failure.message),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break Some("all processes that filled it were killed".into()),
+            }
+        };
+        if let Some(why) = failed {
+            let message = format!("its memory could not be restored: {why}");
+            super::door::complain(&internal("go on with", io::Error::other(message.clone())));
+            container.expect_end(Some(("RestoreError", message)));
+            let _ = container.cgroup.kill();
+            container.wait_end(None);
+        }
+        drop(held);
+        drop(channel);
+        container.filled();
+        self.reaper.wait(helper, None);
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) source: Option<Source>,
     /// Why it will have ended, when that is known before it ends.
     ending: Option<(&'static str, String)>,
+    /// Whether its memory is still on its way from the archive.
+    pub(super) filling: bool,
 }
 
 /// What a container is restored from.
@@ -148,8 +150,24 @@ impl Container {
         self.lock().ending = ending;
     }
 
+    /// Notes that its memory is all there.
+    pub(super) fn filled(&self) {
+        self.lock().filling = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits a moment for its memory to be all there; whether it is.
+    pub(super) fn wait_filled(&self, limit: Duration) -> bool {
+        let state = self.lock();
+        if !state.filling {
+            return true;
+        }
+        let waited = self.changed.wait_timeout(state, limit);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.filling
+    }
+
     /// Lets a created container run.
-    pub(super) fn start(&self, shim: &Shim) -> Result<(), RuntimeError> {
+    pub(super) fn start(self: &Arc<Self>, shim: &Arc<Shim>) -> Result<(), RuntimeError> {
         let mut state = self.lock();
         if state.record.phase != Phase::Created {
             return Err(self.wrong_state(state.record.phase, "only a created one can be started"));
@@ -161,7 +179,7 @@ impl Container {
         running.phase = Phase::Running;
         running.started_at = now();
         if state.record.restore.is_some() {
-            let resumed = shim.resume(&mut state, &running);
+            let resumed = shim.resume(self, &mut state, &running);
             if let Err(error) = &resumed {
                 state.ending = Some(("StartError", crate::wire::chain(error)));
             }
@@ -297,6 +315,7 @@ impl Shim {
                 stdin: streams.stdin,
                 source,
                 ending: None,
+                filling: false,
             }),
             changed: Condvar::new(),
             gate: std::sync::RwLock::default(),

@@ -7,6 +7,7 @@ mod deaths;
 mod endurance;
 mod files;
 mod host;
+mod late;
 mod lifecycle;
 mod namespaces;
 mod security;

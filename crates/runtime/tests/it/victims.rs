@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A victim in a container of its own that has set its object up.
 pub(crate) struct Placed {
     pub(crate) work: Work,
-    config: ContainerConfig,
+    pub(crate) config: ContainerConfig,
     pub(crate) id: String,
     pub(crate) archive: PathBuf,
 }
@@ -44,7 +44,7 @@ pub(crate) enum Work {
 
 impl Work {
     /// A file's text.
-    fn read(&self, host: &Host, id: &str, name: &str) -> Option<String> {
+    pub(crate) fn read(&self, host: &Host, id: &str, name: &str) -> Option<String> {
         match self {
             Self::Mounted(place) => fs::read_to_string(place.work().join(name)).ok(),
             Self::Own => {

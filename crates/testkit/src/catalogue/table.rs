@@ -52,6 +52,7 @@ pub(super) static TABLE: &[Victim] = rows![
     "eventfd_static" "eventfd" PLAIN, [], Fate::Carried, "the same, statically linked";
     "memory" "private memory" PLAIN, [], Fate::Carried, "protections, code, sparse and growing areas, advice, locked pages, private file mappings";
     "memory_full" "private memory" Criu::No("criu 4.2.1 forgets MLOCK_ONFAULT"), [], Fate::Carried, "the same, and what criu loses of it";
+    "changing_memory" "private memory" PLAIN, [], Fate::Carried, "four threads that write, throw away, move, cut and fork their memory all the time";
     "guard_pages" "guard regions" PLAIN, [Need::Kernel(6, 13)], Fate::Carried, "MADV_GUARD_INSTALL: faults, neighbours, removal";
     "shared_anon" "shared memory" PLAIN, [], Fate::Carried, "shared anonymous memory of two processes, mapped in parts, twice, read-only, /dev/zero";
     "shared_file" "shared file mappings" PLAIN, [], Fate::Carried, "shared file mappings of two processes, at an offset, read-only, coherent with the file";
