@@ -125,8 +125,14 @@ fn failed<E: Into<io::Error>>(
     move |e| CheckpointError::Io { action, path, source: e.into() }
 }
 
+/// Nice value of the copying: the program that is copied, and others, come first. While the container
+/// stands still the engine is before all (`cryopod_sys::sched::Urgent`).
+const NICE: i32 = 10;
+
 /// Runs the checkpoint and reports.
 pub(super) fn run(channel: &mut Channel, plan: &DumpPlan) -> std::result::Result<(), HelperError> {
+    // Where this is not allowed, it only gets more of the processor.
+    let _ = rustix::process::setpriority_process(None, NICE);
     let event = match checkpoint(channel, plan) {
         Ok(report) => Event::Checkpointed(Box::new(report)),
         Err(error) => Event::Failed(Failure::new(error.kind(), &error)),
