@@ -91,8 +91,8 @@ pub enum DumpError {
         #[source]
         source: io::Error,
     },
-    /// The caller's own work inside the freeze failed.
-    #[error("work inside the freeze failed")]
+    /// The caller's own work before a stop, or inside the freeze, failed.
+    #[error("work around the freeze failed")]
     WhileFrozen(#[source] io::Error),
 }
 

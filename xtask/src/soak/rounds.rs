@@ -25,13 +25,14 @@ struct Tally {
     notes: BTreeMap<String, usize>,
 }
 
-/// Phases of so many MiB and so many checkpoints.
+/// Phases of so many MiB and so many checkpoints; how many rounds were right.
 pub(super) fn run(
     stand: &Stand<'_>,
     phases: &[(u64, usize)],
     end: Instant,
     outcome: &mut Outcome,
-) -> Result<()> {
+) -> Result<usize> {
+    let mut right = 0;
     let self_check = stand.ok(&["checkpoint", "--help"])?.contains("--self-check");
     if !self_check {
         outcome.told("`checkpoint` of this binary has no --self-check: without it".to_owned());
@@ -52,7 +53,9 @@ pub(super) fn run(
                 }
                 Ok::<(), anyhow::Error>(())
             };
-            if let Err(error) = step() {
+            let stepped = step();
+            right += usize::from(stepped.is_ok());
+            if let Err(error) = stepped {
                 let copy = stand.lines("copy").unwrap_or_default().join("\n");
                 let kept = keep(
                     &[(archive.clone(), "archive.tar")],
@@ -90,7 +93,7 @@ pub(super) fn run(
         }
         stand.run(&["rm", "--force", "default/soak"])?;
     }
-    Ok(())
+    Ok(right)
 }
 
 fn one(

@@ -1,7 +1,8 @@
 //! Dump of a process tree: the order of the work.
 //!
-//! First the running tree is looked at for what must be refused. Frozen: every thread is stopped, then each task is asked for its state and its memory copied.
-//! Then all are let go. The images that are small are written after the thaw.
+//! First the running tree is looked at for what must be refused, and its memory copied while it runs
+//! ([`crate::tracking`]). Frozen: every thread is stopped, then each task is asked for its state, and what
+//! was written since is copied. Then all are let go. The images that are small are written after the thaw.
 
 mod namespaces;
 mod phases;

@@ -1,4 +1,5 @@
-//! Short-lived, single-threaded processes that a shim starts: each makes, enters, dumps or restores.
+//! Short-lived, single-threaded processes that a shim starts: each makes, enters, dumps or restores. While
+//! the archive has a big entry open, two threads hash and write it (`cryopod_archive`); none forks then.
 //!
 //! A helper is a fresh exec of the program; its standard input is its channel to the shim, over
 //! which it gets its task with all descriptors and answers with events.
